@@ -19,6 +19,7 @@ from bench.cases import (
     compression,
     connections,
     fanout,
+    history,
     ingest,
     leases,
     never_read,
@@ -47,7 +48,7 @@ PAGES: dict[str, list[Benchmark]] = {
         *(overload.overload, backpressure.backpressure, never_read.never_read, refusals.refusals),
         *(aggregation.aggregation, leases.leases),
     ],
-    "": [refusals.refusals_alone, compression.compression],
+    "": [refusals.refusals_alone, compression.compression, history.history],
 }
 """The cases of each page in their order; under "" those of none."""
 CASES = {case.name: case for cases in PAGES.values() for case in cases}

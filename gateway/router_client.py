@@ -74,9 +74,9 @@ class RouterClient:
 
     timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
-    stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
-    provider to be read again, and says whether they were.
-    held: answers to wrong tokens that are held back now; held_total: that were.
+    stats: what the router is told of this process. audit: the gateway's audit records. refresh_keys: waits for the keys
+    of a provider to be read again, and says whether they were. delayed_responses: to failed tokens, now;
+    delayed_responses_total: ever.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class RouterClient:
         self._audit = audit or GatewayAudit()
         self._refresh_keys = refresh_keys
         self.epoch = ""
+        self.is_journal_gone = False  # as the router said last
         self._roles = roles
         self._timeout = timeout
         self._incarnation = process.new_id()
@@ -263,7 +264,7 @@ class RouterClient:
             )
 
     def reserve_publish(self, identity: Identity) -> Reservation:
-        """For a publish request that is about to be read; to be given to `intake.close`. Raises RequestRejected."""
+        """For a publish request that is about to be read; to be given to `publish_limiter.release`. Raises RequestRejected."""
         if not self._link.is_router_alive:
             self.publish_limiter.reset()
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
@@ -316,6 +317,8 @@ class RouterClient:
         """Tells a shard that is being drained to stay; returns how many users it still has. Raises RequestRejected."""
         request = next(self._requests)
         answer: DrainResponse = await self._request(request, UndrainRequest(request, shard, identity.user))
+        if not answer.is_known:
+            raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
         if answer.users is None:
             raise RequestRejected(
                 409, "not_draining", f"shard {shard} is not being drained", "one that has ended must be started again"
@@ -455,6 +458,7 @@ class RouterClient:
                 if known is not None:
                     self._link.send(known)
             case AdmissionState():
+                self.is_journal_gone = message.is_journal_gone
                 self._connect_limiter.update(message, self._clock())
             case RingState():
                 if message.epoch != self.epoch or message.version == self._ring_version:

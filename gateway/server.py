@@ -105,6 +105,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     dialects = make_dialect_requests(settings, tokens.domain)
     connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
+    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     relay = Relay(
         gateway,
         allowed_origins=settings.listen.allowed_origins,
@@ -136,9 +137,9 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         keepalive_s=settings.listen.keepalive_timeout_s,
         stalled_s=settings.listen.write_timeout_s,
         direct={
-            (b"POST", b"/v1/events"): lambda *request: events_endpoint(*request),
-            (b"POST", b"/v1/connect"): lambda scope, _, send: connect_endpoint(scope, send),
-            (b"GET", b"/v1/route"): lambda scope, _, send: connect_endpoint(scope, send),
+            (b"POST", b"/v1/events"): events_endpoint,
+            (b"POST", b"/v1/connect"): connect_endpoint,
+            (b"GET", b"/v1/route"): connect_endpoint,
         },
     )
     front = HttpFront(context)
@@ -203,7 +204,6 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
         yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
 
-    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     metrics = Metrics("gateway", samples)
     pages = create_app(
         gateway, connect_endpoint, events_endpoint, settings, metrics, shards, gateway_audit, dialects, history
@@ -215,7 +215,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             status, headers, body = to_http_response(make_upgrade_required())
             send_response(send, status, [*headers, *MORE_HEADERS[status]], body)
         elif connect_endpoint.can_handle(scope):
-            await connect_endpoint(scope, send)
+            await connect_endpoint(scope, receive, send)
         elif events_endpoint.can_handle(scope):
             await events_endpoint(scope, receive, send)
         elif scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2); Granian leaves the body out

@@ -18,7 +18,9 @@ logger = structlog.get_logger("solowire.router")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def start_http_server(settings: Settings, metrics: Callable[[], bytes]) -> WebServer | None:
+def start_http_server(
+    settings: Settings, metrics: Callable[[], bytes], is_ready: Callable[[], bool]
+) -> WebServer | None:
     """Serves on the router's port; None where the default one can't be had. Raises ConfigError for one that was set."""
     port = settings.router_metrics_port
     if port is None:
@@ -33,17 +35,19 @@ def start_http_server(settings: Settings, metrics: Callable[[], bytes]) -> WebSe
             raise ConfigError(f"SOLOWIRE_ROUTER__METRICS_PORT: {error}") from None
         logger.warning("metrics_unavailable", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
         return None
-    server = WebServer(_app(metrics), sock)
+    server = WebServer(_app(metrics, is_ready), sock)
     server.start()
     logger.info("router_listening", host=settings.listen.api_host, port=sock.getsockname()[1])
     return server
 
 
-def _app(metrics: Callable[[], bytes]) -> Callable[..., Awaitable[None]]:
+def _app(metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> Callable[..., Awaitable[None]]:
     async def app(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
         match scope["path"]:
             case "/metrics":
                 await _answer(send, 200, metrics(), CONTENT_TYPE)
+            case "/readyz" if not is_ready():
+                await _answer(send, 503, b'{"status":"journal_unavailable"}', "application/json")
             case "/healthz" | "/readyz":
                 await _answer(send, 200, b'{"status":"ok"}', "application/json")
             case _:

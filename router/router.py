@@ -238,13 +238,13 @@ class Router:
                 asked = member is not None and self._send(member.name, DrainCommand())
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("draining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users))
+                self._send(peer, DrainResponse(message.request, users, member is not None))
             case UndrainRequest():
                 member = self.members.find_shard(message.shard)
                 asked = member is not None and member.is_draining and self._send(member.name, UndrainCommand())
                 users = member.stats.connections if member is not None and asked else None
                 self._audit("undraining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users))
+                self._send(peer, DrainResponse(message.request, users, member is not None))
             case DisconnectRequest() | DisconnectReport() | RevokeRequest() | UnrevokeRequest() | KnownRevocations():
                 self.access.receive(peer, message, now, now + self.wall_offset)
             case StartDraining():
@@ -333,11 +333,7 @@ class Router:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
             if not self._is_unavailable:
-                logger.critical(
-                    "journal_unavailable",
-                    reason=str(error),
-                    hint="publish requests are rejected until it is available again",
-                )
+                logger.critical("journal_unavailable", reason=str(error), hint=error.hint)
             self._is_unavailable = True
             self.publish_rejections["journal_unavailable"] += len(answers)
             for peer, request, *_ in answers:
@@ -509,6 +505,7 @@ class Router:
                 return  # fenced off
         elif member is not None and member.address is None:
             admission_state = self.coordinator.admission_state(self.members.gateway_count)
+            admission_state.is_journal_gone = self.journal.is_gone
         self._send(
             peer,
             HeartbeatResponse(

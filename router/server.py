@@ -29,7 +29,7 @@ from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.monitoring.monitor import Monitor
 from solowire.router.router import Router
 from solowire.runtime import process
-from solowire.runtime.data_directory import make_directories
+from solowire.runtime.data_directory import JOURNAL_FILE, make_directories
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.settings import Settings
@@ -62,7 +62,7 @@ def open_journal(settings: Settings) -> Journal:
             window=settings.journal.duplicate_window_s,
         )
     return SqliteJournal(
-        settings.need_data_dir() / "journal.sqlite3",
+        settings.need_data_dir() / JOURNAL_FILE,
         new_epoch=epoch,
         max_age=settings.journal.max_age_s,
         max_events=settings.journal.max_events,
@@ -83,7 +83,9 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     with closing(open_journal(settings)) as journal:
         server = _RouterServer(loop, journal, settings)
-        served = web.start_http_server(settings, Metrics("router", server.read_samples).render)
+        served = web.start_http_server(
+            settings, Metrics("router", server.read_samples).render, lambda: not journal.is_gone
+        )
         process.tune_gc()
         process.on_reload(lambda fresh: server.change_limits(fresh.limits))
         process.report_ready()

@@ -11,7 +11,6 @@ way; it has the same ids again, by which the gateway knows it for `duplicate_win
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from solowire.sources.acknowledgements import Acknowledgements as Acknowledgemen
 from solowire.sources.checkpoint import Checkpoint, CheckpointStore, name_log
 from solowire.sources.directory_watch import DirectoryWatch
 from solowire.sources.file_follower import FileFollower
+from solowire.sources.held_file import check_log, explain_way_out
 from solowire.sources.log_condition import LogCondition
 from solowire.sources.log_file import Line, Place
 from solowire.sources.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
@@ -88,6 +88,10 @@ async def run_bind9(
     this machine's. Raises ConfigError if the file is there and can't be read, or the place can't be kept;
     PublishRefused if the publisher has stopped.
     """
+    try:
+        check_log(query_log)
+    except OSError as error:  # now: a refused path leaves nothing behind
+        raise _make_unreadable_error(query_log, error) from error
     store = None if state_dir is None else CheckpointStore(state_dir, query_log)
     watch = DirectoryWatch(query_log)
     try:
@@ -95,9 +99,7 @@ async def run_bind9(
         try:
             follower = FileFollower(query_log, from_start, checkpoint=checkpoint, watch=watch)
         except OSError as error:
-            raise ConfigError(
-                f"the query log {query_log} can't be read: {error.strerror}; {_way_out(error)}"
-            ) from error
+            raise _make_unreadable_error(query_log, error) from error
         try:
             agent = _Bind9Agent(
                 follower,
@@ -125,10 +127,8 @@ def _salt(server: str, query_log: Path) -> str:
     return f"{server} {name_log(query_log)}"
 
 
-def _way_out(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "let the agent's user read it, and enter its directory (named's group often can)"
-    return "name the file that named writes"
+def _make_unreadable_error(query_log: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"the query log {query_log} can't be read: {error.strerror}; {explain_way_out(error)}")
 
 
 class _Bind9Agent:
@@ -325,14 +325,14 @@ class _Bind9Agent:
         checkpoint = self.follower.make_checkpoint(place, self.salt)
         try:
             await asyncio.to_thread(self.store.save, checkpoint)
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             if self.clock() >= self.report_trouble_at:
                 self.report_trouble_at = self.clock() + REPORT_S
                 logger.warning(
                     "checkpoint_write_failed",
                     server=self.server,
                     path=str(self.store.path),
-                    reason=error.strerror,
+                    reason=error.strerror if isinstance(error, OSError) else str(error),
                     hint="trying on; if the agent were killed now, it would publish again what it has published since",
                 )
         else:

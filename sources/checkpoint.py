@@ -2,6 +2,7 @@
 
 One small JSON file per log, replaced whole: written beside, fsynced, renamed. So there is always one whole place, the
 old one or the new. A lock of its own file, which the kernel gives back when its holder dies, keeps a second agent away.
+Where somebody has removed the directory, or the lock's file, both are made again with the next place.
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ class CheckpointStore:
         damaged file is set aside, and said so.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for path in self._lock_paths:
-                self._take_lock(path)
+            self._take_locks()
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
@@ -98,7 +97,13 @@ class CheckpointStore:
             return None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces the place; on disk when it returns. Raises OSError, and then the old one is still there."""
+        """Replaces the place; on disk when it returns. Raises OSError, and then the old one is still there.
+
+        Raises ConfigError if the lock's file was removed, and another agent holds its successor.
+        """
+        if not self._has_locks():
+            self.close()
+            self._take_locks()
         draft = self.path.with_suffix(".new")
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -118,6 +123,25 @@ class CheckpointStore:
         """Gives the lock back. Closing twice does no harm."""
         while self._locks:
             os.close(self._locks.pop())
+
+    def _take_locks(self) -> None:
+        """Raises OSError, ConfigError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            for path in self._lock_paths:
+                self._take_lock(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _has_locks(self) -> bool:
+        """Whether the files that are locked are those under their names: else nobody is kept away."""
+        try:
+            named = [os.stat(path) for path in self._lock_paths]
+        except FileNotFoundError:
+            return False
+        held = [os.fstat(lock) for lock in self._locks]
+        return [(file.st_dev, file.st_ino) for file in named] == [(file.st_dev, file.st_ino) for file in held]
 
     def _take_lock(self, path: Path) -> None:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

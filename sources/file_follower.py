@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections import deque
 from pathlib import Path
 
@@ -33,7 +32,7 @@ import msgspec
 
 from solowire.sources.checkpoint import Checkpoint
 from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.held_file import MARK_BYTES, HeldFile, find_own, is_part, name_kind, open_alike
+from solowire.sources.held_file import MARK_BYTES, HeldFile, check_kind, find_own, is_part, open_alike
 from solowire.sources.log_file import HEAD_BYTES, FileMark, Line, LogFile, Place
 from solowire.sources.rotated_files import RotatedFile, find_rotated
 
@@ -191,8 +190,7 @@ class FileFollower:
         if self._watch is not None:
             self._watch.read_events()
         status = os.stat(self.path)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, f"not a regular file but {name_kind(status.st_mode)}", str(self.path))
+        check_kind(self.path, status)
         newest = self._held[-1] if self._held else None
         if newest is not None and newest.identity == (status.st_dev, status.st_ino):
             if self._watch is not None:

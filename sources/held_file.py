@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -78,6 +79,30 @@ def open_alike(found: RotatedFile, mark: FileMark, offset: int, tail: bytes | No
                 return held
     os.close(file)
     return None
+
+
+def check_log(path: Path) -> None:
+    """Raises OSError for what is there and can't be read as a log; what isn't there may come."""
+    with contextlib.suppress(FileNotFoundError):
+        check_kind(path, os.stat(path))
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+
+
+def check_kind(path: Path, status: os.stat_result) -> None:
+    """Raises OSError for what is no regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"not a regular file but {name_kind(status.st_mode)}", str(path))
+
+
+def explain_way_out(error: OSError) -> str:
+    """What to do about a log that can't be read."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "let the agent's user read it, and enter its directory (named's group often can)"
+    if "a directory" in str(error.strerror):
+        return "name the file in it that named writes"
+    if "a FIFO" in str(error.strerror):
+        return "name the file that named writes: a FIFO keeps nothing while nobody reads"
+    return "name the file that named writes"
 
 
 def name_kind(mode: int) -> str:

@@ -13,6 +13,7 @@ import structlog
 
 from solowire.sources.directory_watch import DirectoryWatch
 from solowire.sources.file_follower import FileFollower, Loss
+from solowire.sources.held_file import explain_way_out
 
 AGAIN_S = 60.0
 MISSING_S = 5.0  # for which a rotation may leave the path without a file
@@ -122,11 +123,11 @@ class LogCondition:
     def _tell_trouble(self, found: OSError | None) -> None:
         """A rotation may give the log the wrong owner for a moment."""
         trouble = None if found is None else str(found)
-        if trouble is not None and (trouble != self._trouble or self._is_due("trouble")):
+        if found is not None and (trouble != self._trouble or self._is_due("trouble")):
             self._say_again_later("trouble")
-            hint = "let the agent's user read it; it is tried again"
+            hint = f"{explain_way_out(found)}; it is tried again"
             self._log.warning("query_log_open_failed", path=str(self.path), error=trouble, hint=hint)
-        elif trouble is None and self._trouble is not None:
+        elif found is None and self._trouble is not None:
             self._log.info("query_log_reopened", path=str(self.path))
         self._trouble = trouble
 

@@ -35,6 +35,8 @@ _PREFIX = re.compile(
     re.ASCII | re.VERBOSE,
 )
 
+_FRACTION = re.compile(r"^[.,]\d*")
+
 
 def split_syslog(line: str) -> tuple[re.Match[str], str] | None:
     """The prefix and the message after it; None if the line doesn't begin with one."""
@@ -71,13 +73,13 @@ def parse_moment(prefix: re.Match[str], tz: tzinfo | None, now: datetime | None)
 
 
 def to_utc(time: str, tz: tzinfo | None) -> datetime | None:
-    """An ISO time in UTC; None if there is no such time. A leap second is the last one of its minute."""
+    """An ISO time in UTC; None if there is no such time. A leap second is its minute's last millisecond."""
     try:
         found = datetime.fromisoformat(time)
     except ValueError:
         if time[16:19] != ":60":
             return None
-        return to_utc(f"{time[:16]}:59{time[19:]}", tz)
+        return to_utc(f"{time[:16]}:59.999{_FRACTION.sub('', time[19:])}", tz)
     try:
         if found.tzinfo is None and tz is not None:
             found = found.replace(tzinfo=tz)

@@ -114,7 +114,7 @@ def create_app(
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
-    asked: for what only shards know. trail: to the audit log.
+    shard_client: for what only shards know. audit: the gateway's audit records.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
     asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings.history)
@@ -135,7 +135,7 @@ def create_app(
         summary="Publish events",
         tags=["publishers"],
         operation_class=PublishOperation,
-        request_max_body_size=None,  # posting sees to that
+        request_max_body_size=None,  # the endpoint checks it
     )
     async def publish(request: Req) -> EventsAccepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
@@ -286,9 +286,13 @@ def create_app(
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:
-        """Whether it can admit users: 503 until then. `router` says whether it can publish, too."""
+        """Whether it can admit users: 503 until then.
+
+        `router` says whether it can publish, too: `alive`, `away`, or `journal_unavailable`.
+        """
         if gateway.is_ready:
-            return Response({"status": "ready", "router": "alive" if gateway.is_router_alive else "away"})
+            journal = "journal_unavailable" if gateway.is_journal_gone else "alive"
+            return Response({"status": "ready", "router": journal if gateway.is_router_alive else "away"})
         return Response({"status": "starting"}, status_code=503, headers={"retry-after": "1"})
 
     @get("/metrics", summary="Metrics", security=[{}], media_type=MediaType.TEXT, tags=["operations"])

@@ -19,7 +19,14 @@ from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestRejected
 from solowire.gateway.admission.client_address import read_forwarding
 from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, parse_host
-from solowire.gateway.http.responses import JSON_HEADERS, NO_STORE, Scope, exception_to_response, send_response
+from solowire.gateway.http.responses import (
+    JSON_HEADERS,
+    NO_STORE,
+    Receive,
+    Scope,
+    exception_to_response,
+    send_response,
+)
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.dialect_requests import DialectRequests
 from solowire.protocol.messages import SUBPROTOCOLS
@@ -65,7 +72,7 @@ class ConnectEndpoint:
         method: str = scope["method"]
         return _METHODS.get(scope["path"]) == method
 
-    async def __call__(self, scope: Scope, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Any) -> None:
         """Answers a request that it `can_handle`."""
         try:
             if scope["method"] == "POST":

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ import structlog
 from solowire.auth.tokens import parse_bearer
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit, count_types
-from solowire.gateway.http.responses import JSON_HEADERS, Scope, exception_to_response, send_response
+from solowire.gateway.http.responses import JSON_HEADERS, Receive, Scope, exception_to_response, send_response
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
 from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
 from solowire.gateway.publish.event_parser import EventParser
@@ -48,7 +48,6 @@ REFUSED_BYTES = 256
 BODY_SECONDS = 60.0
 """However fast a request comes, it holds room for no longer."""
 
-Receive = Callable[[], Awaitable[Any]]
 
 _encode = msgspec.json.Encoder().encode
 

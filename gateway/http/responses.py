@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from solowire.protocol.problem_details import PROBLEM_TYPE, make_problem, to_htt
 logger = structlog.get_logger("solowire.gateway")
 
 Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)

@@ -47,7 +47,9 @@ def parse_revocation(body: bytes, *, id: str, by: str, now: float, longest: floa
     until = now + longest if asked.until is None else asked.until
     if not now < until <= now + longest:
         raise _invalid(f"until must be a time within the next {longest:.0f} s, in unix seconds: no token lives longer")
-    return Revocation(id, asked.user, asked.jti, asked.issued_before, now, until, by, asked.reason)
+    # Where its clock is ahead of ours: tokens that are made from now on are not meant.
+    issued_before = None if asked.issued_before is None else min(asked.issued_before, now)
+    return Revocation(id, asked.user, asked.jti, issued_before, now, until, by, asked.reason)
 
 
 def describe_revocation(revocation: Revocation) -> dict[str, Any]:

@@ -61,7 +61,11 @@ class Bounds(NamedTuple):
 
 
 class JournalUnavailable(Exception):
-    """The open group could not be kept, and is forgotten: nothing of it is in the log. The journal goes on."""
+    """The open group could not be kept: nobody may be told that it was. The journal goes on. hint: the way out."""
+
+    def __init__(self, reason: str, hint: str = "publish requests are rejected until it is available again") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class JournalHole(JournalUnavailable):
@@ -89,6 +93,10 @@ class Journal(Protocol):
     @property
     def pending_count(self) -> int:
         """How many events stand in the open group."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is not under its name any more, so that nothing that is written to it would be kept."""
 
     def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
         """Puts them in the open group, which `commit` keeps."""
@@ -171,6 +179,8 @@ def find_last_before(reader: JournalReader, at: float) -> int:
 
 class MemoryJournal:
     """A bounded log in memory. window: seconds for which ids are remembered, of MAX_IDS events at the most."""
+
+    is_gone = False
 
     def __init__(self, epoch: str, *, max_events: int, max_bytes: int, window: float) -> None:
         self.epoch = epoch

@@ -3,7 +3,8 @@
 What it keeps true, beside what `solowire.router.log.journal` promises: what `commit` has returned for is there after
 the process was killed or the power failed; epoch and offsets go on after a restart, for which the newest record is
 never trimmed; ids within the window are known again. A group that can't be written is forgotten as a whole, with its
-ids, and the next one is tried as if nothing had happened. No file that was there is ever overwritten or emptied: one
+ids, and the next one is tried as if nothing had happened; nor is anything kept that stands in a file which somebody has
+removed or replaced (`is_gone`). No file that was there is ever overwritten or emptied: one
 that can't be trusted is set aside under a new name, loudly, and one of a newer version is refused. What retention no
 longer keeps is given back to the disk but for an eighth of the rest, which the next events take: by each commit a
 little, and at the start as a whole where that is quick, or where the file was made before the other could be done
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sqlite3
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -155,6 +157,7 @@ class SqliteJournal:
         self._ids: deque[tuple[float, list[IdKey]]] = deque()  # oldest first; those of one request stand together
         self._unsaved: set[str] = set()  # names of notes
         self._trim_at = float("-inf")
+        self._path = path
         try:
             try:
                 self._open(path, new_epoch, now)
@@ -182,6 +185,21 @@ class SqliteJournal:
         except BaseException:
             self._db.close()
             raise
+        # By their names: to open the files a second time would, when that is closed, drop SQLite's locks on them.
+        self._files = [(name, _identify_file(name)) for name in (str(path), f"{path}-wal")]
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file, or its -wal, that is written to is not the one under its name. Costs a microsecond each."""
+        return any(found is not None and _identify_file(name) != found for name, found in self._files)
+
+    def _check_present(self) -> None:
+        if self.is_gone:
+            raise JournalUnavailable(
+                "the journal's file is gone",
+                f"publish requests are rejected: put back {self._path} with its -wal, or restart the router, and a "
+                "new log begins",
+            )
 
     def _load(self, now: float) -> None:
         ask = self._db.execute
@@ -243,20 +261,29 @@ class SqliteJournal:
         return AppendResult(offsets, duplicates)
 
     def commit(self, now: float) -> None:
-        """One transaction, and one fsync, for the group and a chunk of what is over the retention."""
+        """One transaction, and one fsync, for the group and a chunk of what is over the retention.
+
+        A group that was written while the file went is in the log of this process all the same, and is not given out
+        twice; but it is not acknowledged, and its ids are answered for only if the file comes back.
+        """
         group, self._group = self._group, []
         ids, self._group_ids = self._group_ids, []
         try:
+            self._check_present()
             self._store_group(group, now)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, JournalUnavailable) as error:
             for _, forgotten in ids:
                 for id in forgotten:
                     del self._offset_of[id]
+            if isinstance(error, JournalUnavailable):
+                raise
             raise JournalUnavailable(explain_error(error)) from None
         self._ids.extend(ids)
         while self._ids and (self._ids[0][0] < now - self._window or len(self._offset_of) > MAX_IDS):
             for id in self._ids.popleft()[1]:
                 del self._offset_of[id]
+        if group:
+            self._check_present()
 
     def _store_group(self, group: list[_Row], now: float) -> None:
         trims = now >= self._trim_at
@@ -423,6 +450,8 @@ class SqliteJournal:
             else:
                 self._notes[name] = value
             self._unsaved.add(name)
+        if self.is_gone:
+            return False
         with contextlib.suppress(sqlite3.Error):
             self._write([], self._floor)
         return not self._unsaved
@@ -440,3 +469,12 @@ class SqliteJournal:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _identify_file(name: str) -> tuple[int, int] | None:
+    """Device and inode of the file under a name; None if there is none."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -46,7 +46,7 @@ class Claims(msgspec.Struct):
     tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
     type: str | UnsetType = UNSET
     temp: bool = False
-    jti: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    jti: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
 
 
 class ClaimMapping(msgspec.Struct, frozen=True):

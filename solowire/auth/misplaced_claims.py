@@ -4,8 +4,8 @@ Pure. What it keeps true: what would narrow a token, and would be passed over, i
 
 * the names beside ours, whatever their case, blanks and signs (`Zones`, `clientIp`, `JTI`), also with a namespace
   before them, as OpenID providers want it (`https://app.example/zones`);
-* names that speak of what the domain narrows by an alias (of zones: `dns_zones`), where they have a list, and the
-  token is our own;
+* names that speak of what the domain narrows by an alias (of zones: `dns_zones`, `allowedZone`), where they have a
+  text, a list or an object, and the token is our own; but for those of time zones (`time_zone`);
 * objects that are none of ours, for lists called like that (`zone`, `zones`, `dns_zones`), and objects called `scopes`;
   those that are meant for us (`solowire`, or with a namespace) for one text called `zone`, too;
 * other names for what a token is made for (`token_type`), where they say that it only gets others.
@@ -93,7 +93,7 @@ class MisplacedClaims:
             if name in read:
                 continue
             hint = self._hint_at_top(name, value, elsewhere) or _hint_of_purpose(name, value)
-            if hint is None and is_ours and (alias := self._find_alias(name, value)):
+            if hint is None and is_ours and (alias := self._find_alias(name, value, (str, list, dict))):
                 hint = _hint_of_scope(alias)
             if hint is not None:
                 return Misplaced(name, None, hint)
@@ -101,7 +101,7 @@ class MisplacedClaims:
             for inner, inner_value in _walk(value):
                 if self._narrows_within(inner, inner_value, is_for_us):
                     return Misplaced(inner, name, _hint_of_scope(_fold(inner)))
-                if is_ours and (alias := self._find_alias(inner, inner_value)):
+                if is_ours and (alias := self._find_alias(inner, inner_value, (list, dict))):
                     return Misplaced(inner, name, _hint_of_scope(alias))
         return None
 
@@ -128,10 +128,12 @@ class MisplacedClaims:
         is_alias = folded in self._alias_of and isinstance(value, texts)
         return is_alias or (folded in OAUTH_TEXTS and isinstance(value, dict))
 
-    def _find_alias(self, name: str, value: object) -> str | None:
-        """The alias of the scope that the name speaks of, if it is said of a list; None if of none."""
+    def _find_alias(self, name: str, value: object, kinds: tuple[type, ...]) -> str | None:
+        """The alias of the scope that the name speaks of, if its value is one of these; None if of none."""
+        if not isinstance(value, kinds):
+            return None
         words = [word.casefold() for word in _WORD.findall(name)]
-        if not isinstance(value, list) or "time" in words:
+        if "time" in words:
             return None
         return next((self._alias_of[word] for word in words if word in self._alias_of), None)
 

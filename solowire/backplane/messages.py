@@ -468,11 +468,13 @@ class Superseded(_BackplaneMessage, tag="superseded"):
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
     """The answer to DrainRequest and UndrainRequest.
 
-    users: how many the shard has to send away; None if there is no such shard.
+    users: how many the shard has to send away; None if there is no such shard, or it is not being drained.
+    is_known: whether there is such a shard.
     """
 
     request: int
     users: int | None
+    is_known: bool = False
 
 
 class Lease(_BackplaneMessage, tag="lease"):
@@ -517,6 +519,7 @@ class AdmissionState(_BackplaneMessage, tag="admission_state"):
 
     closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
     retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
+    is_journal_gone: the journal's file is not under its name any more, so that nothing can be published.
     """
 
     full_groups: list[str]
@@ -524,6 +527,7 @@ class AdmissionState(_BackplaneMessage, tag="admission_state"):
     retry_after: float
     full_addresses: list[str] = []
     gateway_count: int = 1
+    is_journal_gone: bool = False
 
 
 class PublishAck(_BackplaneMessage, tag="publish_ack"):
@@ -545,7 +549,7 @@ class PublishNack(_BackplaneMessage, tag="publish_nack"):
 
 
 class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
-    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+    """The router is alive, and knows you. ring_version: of its ring. lease: a shard's. admission_state: a gateway's.
 
     revocations: the version of those in force, -1 if there never were any.
     """

@@ -18,10 +18,23 @@ from solowire.runtime.settings import Settings, load
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class PathOption(click.Path):
+    """A path that an option names. An empty one, as of a variable that is not set, would be the working directory."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            way_out = "name the file" if param is not None and param.required else "leave it out for its default"
+            raise ConfigError(f"{param.opts[0] if param is not None else 'it'} must not be empty; {way_out}")
+        return super().convert(value, param, ctx)
+
+
 def common(command: F) -> F:
     """The options that every command has."""
-    command = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of the system.")(command)
-    return click.option("--config", type=click.Path(path_type=Path), help="Settings from a TOML file.")(command)
+    command = click.option("--data-dir", type=PathOption(), help="Data directory of the system.")(command)
+    return click.option("--config", type=PathOption(), help="Settings from a TOML file.")(command)
 
 
 def remote(command: F) -> F:
@@ -48,7 +61,7 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
         from solowire.runtime import process
 
         process.reload_from(lambda: load(config, **options))
-        process.on_reload(lambda fresh: logs.set_level(fresh.logging.level))
+        process.on_reload(lambda fresh: logs.set_level(fresh.logging.level), is_last=True)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)
     if role:
@@ -63,13 +76,19 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
 
 
 def _check_texts() -> None:
-    """Raises ConfigError for an argument that nothing could send on: what UTF-8 can't say. Paths may be anything."""
+    """Raises ConfigError for an option that is empty, and for what nothing could send on, which UTF-8 can't say.
+
+    Paths may be anything but empty, which `PathOption` sees to.
+    """
     context = click.get_current_context(silent=True)
     if context is None:
         return
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
+        is_given = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT
         for text in value if isinstance(value, (list, tuple)) else (value,):
+            if is_given and isinstance(parameter, click.Option) and isinstance(text, str) and not text.strip():
+                raise ConfigError(f"{parameter.opts[0]} must not be empty; leave it out for its default")
             if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
                 name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
                 raise ConfigError(f"{name} {text!a}: that is not UTF-8, as all that is sent on has to be")

@@ -2,7 +2,8 @@
 
 What it keeps true: an event that is refused, here or by the gateway, is named by its line and keeps no other from being
 published; of those that are under way, MOST_WAITING at most are held, and so of their lines. A line longer than
-MAX_LINE_BYTES is refused without being held.
+MAX_LINE_BYTES is refused without being held. A signal to end loses nothing in silence: no more is read, what is under
+way has STOP_SECONDS, and what was not sent is counted, with the line behind which somebody may go on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -34,6 +37,8 @@ MAX_INPUT_BYTES = 2**20
 """Of one event's data on standard input."""
 MOST_COMPLAINTS = 100
 """Of refused lines that are named; the others are counted."""
+STOP_SECONDS = 5.0
+"""For which what is under way is waited for when a signal ends the command."""
 READ_BYTES = 64 * 1024
 READ_AHEAD = 4  # pieces that are read and not split into lines yet
 FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
@@ -56,11 +61,28 @@ def publish_input(url: str, token: Token, defaults: Mapping[str, str], *, retry_
     if sys.stdin.isatty():
         click.echo("Reading events, one a line; Ctrl-D ends.", err=True)
 
+    stopped_by = 0
+
     async def run() -> PublishSummary:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def end(number: int) -> None:
+            nonlocal stopped_by
+            stopped_by = number
+            for handled in ENDING_SIGNALS:
+                loop.remove_signal_handler(handled)  # a second one ends it at once
+            stop.set()
+
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, end, number)
         publisher = LinePublisher(url, token, defaults=defaults, complain=complain, retry_for=retry_for)
-        return await publisher.publish(read_pieces(sys.stdin.fileno()))
+        return await publisher.publish(read_pieces(sys.stdin.fileno()), stop)
 
     summary = asyncio.run(run())
+    if stopped_by:
+        click.echo(summary.describe_end())
+        return 128 + stopped_by
     click.echo(str(summary))
     if summary.stopped is not None:
         raise summary.stopped
@@ -85,14 +107,26 @@ def read_input() -> str:
         raise ConfigError(f"standard input: not valid UTF-8: {error.reason} at byte {error.start}") from None
 
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class PublishSummary(msgspec.Struct):
-    """What became of the lines. stopped: why the rest was not sent, None if all was."""
+    """What became of the lines.
+
+    stopped: why the rest was not sent, None if all was. settled_line: up to it all lines are published or refused.
+    """
 
     accepted: int = 0
     duplicates: int = 0
     refused: int = 0
     unsent: int = 0
     stopped: PublishRefused | None = None
+    settled_line: int = 0
+
+    def describe_end(self) -> str:
+        """The same where it was ended early: also from where somebody may go on."""
+        counts = str(self) if self.unsent else f"{self}, 0 not sent"
+        return f"{counts}; settled up to line {self.settled_line:,}, go on behind it"
 
     def __str__(self) -> str:
         parts = [f"{self.accepted:,} published", f"{self.duplicates:,} duplicates", f"{self.refused:,} refused"]
@@ -131,24 +165,53 @@ class LinePublisher:
             ),
         )
         self._summary = PublishSummary()
+        self._number = 0  # of the newest line that was given to the publisher
 
-    async def publish(self, pieces: AsyncIterator[bytes]) -> PublishSummary:
-        """Publishes the lines of a stream that comes in pieces, until its end or until the gateway takes no more."""
-        summary, number = self._summary, 0
+    async def publish(self, pieces: AsyncIterator[bytes], stop: asyncio.Event | None = None) -> PublishSummary:
+        """Publishes the lines of a stream that comes in pieces, until its end or until the gateway takes no more.
+
+        stop: when it is set, no more is read, and what is under way is waited for, STOP_SECONDS at most.
+        """
+        summary = self._summary
         async with self._publisher as publisher:
             try:
-                async for line in split_lines(pieces):
-                    number += 1
-                    await self._publish_line(number, line)
-                await publisher.drain()
+                if await self._read_until(pieces, stop or asyncio.Event()):
+                    await publisher.drain()
+                else:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(STOP_SECONDS):
+                            await publisher.drain()
             except PublishRefused as stopped:
                 summary.stopped = PublishRefused(
                     stopped.status, stopped.problem, url=stopped.url or self._url, hint=stopped.hint
                 )
-                summary.unsent = len(publisher.unsent)
+            unsent = publisher.unsent
+            summary.unsent = len(unsent)
+            summary.settled_line = min((self._lines.get(event["id"], 1) - 1 for event in unsent), default=self._number)
             await publisher.close()
         summary.accepted, summary.duplicates = publisher.stats.accepted, publisher.stats.duplicates
         return summary
+
+    async def _read_until(self, pieces: AsyncIterator[bytes], stop: asyncio.Event) -> bool:
+        """Whether all was read; False if `stop` came first. Raises PublishRefused."""
+        reading = asyncio.ensure_future(self._read_lines(pieces))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait({reading})
+        if reading.cancelled():
+            return False
+        reading.result()
+        return True
+
+    async def _read_lines(self, pieces: AsyncIterator[bytes]) -> None:
+        async for line in split_lines(pieces):
+            await self._publish_line(self._number + 1, line)
+            self._number += 1
 
     async def _publish_line(self, number: int, line: bytes | None) -> None:
         if line is not None and not line.strip():

@@ -25,13 +25,19 @@ import structlog
 from solowire import __version__
 from solowire.cli import event_commands as cli_events
 from solowire.cli import user_commands as cli_users
-from solowire.cli.command_options import common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli.command_options import PathOption, common, load_server_settings, load_settings, read_zones, remote
 from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, sign_token
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
 from solowire.model.access import ADMINISTER, PUBLISH
 from solowire.runtime import logging as logs
-from solowire.runtime.data_directory import TOKEN_FILE, make_data_directory, make_directories, write_private
+from solowire.runtime.data_directory import (
+    JOURNAL_FILE,
+    TOKEN_FILE,
+    make_data_directory,
+    make_directories,
+    write_private,
+)
 from solowire.runtime.directory_lock import router_lock, supervisor_lock
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings_listing import list_settings
@@ -44,7 +50,7 @@ def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", message="The HMAC key is")  # PyJWT's; `secret_of` says it in our words
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, as by `>&-`; this takes its descriptor, too
+        if getattr(sys, name) is None:  # it was closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -127,6 +133,9 @@ def up(config: Path | None, **options: Any) -> None:
     _ = settings.backplane_address
     make_directories(settings)
     _, made = load_secret(settings, create=True)
+    if made and (settings.data_dir / JOURNAL_FILE).exists():
+        hint = "the one that was there is gone: tokens that it signed are refused"
+        structlog.get_logger("solowire.up").warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     domain = load_domain(settings)
     make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     config = config.absolute() if config is not None else None
@@ -242,19 +251,19 @@ def source() -> None:
 
 
 @source.command()
-@click.option("--query-log", type=click.Path(readable=False), required=True, help="The query log that named writes.")
+@click.option("--query-log", type=PathOption(readable=False), required=True, help="The query log that named writes.")
 @click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     help="Where the agent keeps its place in the log. [default: sources in the data directory]",
 )
 @remote
 def bind9(
     config: Path | None,
-    query_log: str,
+    query_log: Path,
     server: str,
     zones: str | None,
     from_start: bool,
@@ -270,11 +279,6 @@ def bind9(
     from solowire.sources.bind9 import Acknowledgements, run_bind9
 
     settings = load_settings(config, "source", **options)
-    if not query_log.strip():
-        raise ConfigError("--query-log is empty: name the file that named writes its queries to")
-
-    if not server.strip():
-        raise ConfigError("--server is empty: name the server, or leave it out for this host's name")
     labels = read_zones(zones)
     places = state_dir or make_data_directory(settings) / "sources"
 
@@ -287,7 +291,7 @@ def bind9(
 
         async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:
             await run_bind9(
-                Path(query_log),
+                query_log,
                 publisher,
                 server=server,
                 from_start=from_start,
@@ -330,7 +334,7 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
     token = make_token(settings, ADMINISTER)
     if not force and asyncio.run(is_last(settings.url, token, shard)):
         text = f"shard {shard} is the last one that takes users: without it nobody can connect"
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise ConfigError(f"{text}; drain it all the same with --force")
         click.confirm(f"{text}. Drain it all the same?", abort=True)
     asyncio.run(drained(settings.url, token, shard))
@@ -364,9 +368,12 @@ def completion(shell: str) -> None:
 def show_config(config: Path | None, **options: Any) -> None:
     """Prints the settings in force, secrets masked."""
     from solowire.runtime.domain_loader import load_domain
+    from solowire.runtime.identity import check_identity
+    from solowire.runtime.roles import load_roles
 
     settings = load_settings(config, None, **options)
-    load_domain(settings)  # what the processes would refuse
+    domain = load_domain(settings)  # what the processes would refuse
+    check_identity(settings, load_roles(settings, domain.catalog), domain)
     for line in list_settings(settings):
         click.echo(line)
 

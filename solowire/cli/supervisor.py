@@ -48,6 +48,7 @@ CHECK_SECONDS = 0.1
 WRONG_SETTINGS = 2
 SUN_PATH_BYTES = 107  # what the address of a unix socket may hold, unix(7)
 DATAGRAMS_AT_ONCE = 100
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 STUCK_HINT = (
     "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_PROCESS__WATCHDOG_TIMEOUT_S"
 )
@@ -385,9 +386,8 @@ class Supervisor:
         if not child.ended_at:
             child.backoff.reset()
         child.ended_at.append(now)
-        logger.error(
-            "process_exited", process=child.name, status=status, hint="its own log lines above say why; it is restarted"
-        )
+        reason, hint = _explain_end(status)
+        logger.error("process_exited", process=child.name, status=status, reason=reason, hint=hint)
         if len(child.ended_at) == RESTARTS_A_MINUTE:
             hint = "all processes end now; mend what its lines above name, and start again"
             logger.critical("restart_limit_reached", process=child.name, ends_in_a_minute=RESTARTS_A_MINUTE, hint=hint)
@@ -399,6 +399,26 @@ def _signal(child: ChildProcess, number: int) -> None:
     if child.process is not None and child.process.returncode is None:
         with suppress(ProcessLookupError):  # it has ended just now
             child.process.send_signal(number)
+
+
+def _explain_end(status: int | None) -> tuple[str, str]:
+    """Why a child has ended, and what to do."""
+    if status is None:
+        return "it could not be started", "it is tried again"
+    if status >= 0:
+        return f"it ended with status {status}", "its own lines above say why; it starts again"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    if status == -signal.SIGKILL:
+        return (
+            f"it was ended by {name}",
+            "a line above says so if we did it; else somebody, or the kernel for want of memory",
+        )
+    if -status in _CRASHES:
+        return f"it crashed by {name}", "a library's fault, or the machine's: report it; it starts again"
+    return f"it was ended by {name}", "somebody sent it that; it starts again"
 
 
 def _status(ended: asyncio.subprocess.Process | None) -> int:

@@ -91,10 +91,8 @@ def revoke(config: Path | None, **options: Any) -> None:
     from solowire.cli import user_operations as user_commands
 
     asked = {name: options.pop(name) for name in ("user", "jti", "issued_before", "until", "reason")}
-    for name in ("issued_before", "until"):
-        if asked[name] is not None:
-            asked[name] = user_commands.read_time(asked[name], f"--{name.replace('_', '-')}")
     settings = load_settings(config, None, **options)
+    user_commands.check_revocation(asked)
     given = {name: value for name, value in asked.items() if value is not None}
     click.echo(user_commands.revoke(settings.url, make_token(settings, ADMINISTER), given))
 

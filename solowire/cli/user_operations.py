@@ -17,6 +17,8 @@ from solowire.cli.gateway_requests import GatewayRequests, Token
 from solowire.errors import NAME_IT, ClientError, ConfigError
 from solowire.protocol.user_names import encode_user_name, one_line
 
+CLOCKS_DIFFER_SECONDS = 60.0
+
 
 def disconnect(url: str, token: Token, user: str) -> str:
     """What came of it, in words. Raises ClientError."""
@@ -52,6 +54,23 @@ def list_revocations(url: str, token: Token, *, as_json: bool) -> list[str]:
 
     found: list[str] = _ask(url, token, "GET", "/v1/revocations", 200, read=read)
     return found
+
+
+def check_revocation(asked: dict[str, Any]) -> None:
+    """Reads the times of a revocation's options, in place. Raises ConfigError, by the options' names."""
+    named = [name for name in ("user", "jti", "issued_before") if asked[name] is not None]
+    if not named:
+        raise ConfigError("whose tokens? name --user, --jti, or --issued-before")
+    if "jti" in named and len(named) > 1:
+        raise ConfigError("--jti names one token alone: leave out --user and --issued-before, or it")
+    now = time.time()
+    for name in ("issued_before", "until"):
+        if asked[name] is not None:
+            asked[name] = read_time(asked[name], f"--{name.replace('_', '-')}")
+    if asked["until"] is not None and asked["until"] <= now:
+        raise ConfigError("--until is over by now: name a time to come, when the tokens have all expired")
+    if asked["issued_before"] is not None and asked["issued_before"] > now + CLOCKS_DIFFER_SECONDS:
+        raise ConfigError("--issued-before is a time to come: it would refuse tokens that are not made yet; write now")
 
 
 def read_time(text: str, option: str) -> float:

@@ -60,7 +60,7 @@ class _AuditFile:
 
     def write(self, lines: bytes) -> None:
         """Writes a record. Raises OSError."""
-        fd = self._fd if self._fd is not None else self._open()
+        fd = self._reopen() if self._fd is None or self._is_gone(self._fd) else self._fd
         if self._size and self._size + len(lines) > self._max_bytes:
             fd = self._begin_another(fd)
         if self._torn:
@@ -75,6 +75,20 @@ class _AuditFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _is_gone(self, fd: int) -> bool:
+        """Whether the file under its name is another, or none: somebody has removed or moved it, or begun a new one."""
+        mine = os.fstat(fd)
+        try:
+            named = os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return (named.st_dev, named.st_ino) != (mine.st_dev, mine.st_ino)
+
+    def _reopen(self) -> int:
+        self.close()
+        self._torn = False
+        return self._open()
 
     def _open(self) -> int:
         make_private(self._path.parent.parent)  # the data directory

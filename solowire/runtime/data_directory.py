@@ -19,7 +19,8 @@ from solowire.errors import ConfigError
 from solowire.runtime.settings.system_settings import Settings
 
 _OTHERS = 0o077
-_OURS = frozenset(["secret", "run", "router.lock", "journal.sqlite3", "audit", "sources"])
+JOURNAL_FILE = "journal.sqlite3"
+_OURS = frozenset(["secret", "run", "router.lock", JOURNAL_FILE, "audit", "sources"])
 """What makes a directory a data directory."""
 TOKEN_FILE = "administrator.token"  # noqa: S105
 

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 
+from solowire.auth.claims import TokenRules
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role
 from solowire.model.domain import Domain
+from solowire.runtime.data_directory import JOURNAL_FILE
 from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
 from solowire.runtime.signing_secrets import load_secrets
+from solowire.runtime.terminal import PARENT
+
+logger = structlog.get_logger("solowire.settings")
 
 
 def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *, create: bool) -> Tokens:
     """Makes the verifier and signer of tokens of the settings.
 
-    create: whether a secret may be made. Raises ConfigError.
+    create: whether the caller, a process of the system, may make a secret. Raises ConfigError.
+
+    It may where a system begins: as a child of `up`, which has made one, or beside a log, a new secret would be another
+    than the one that users' tokens are signed with.
     """
-    secrets, _ = load_secrets(settings, create=create)
-    _check_roles(settings, roles)
-    rules = settings.auth.token_rules
-    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
+    rules = check_identity(settings, roles, domain)
+    if create:
+        _check_secret_not_lost(settings)
+    secrets, made = load_secrets(settings, create=create)
+    if made:
+        hint = "tokens signed with another are refused: processes with other data directories need this one"
+        logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     return Tokens(
         secrets,
         roles,
         settings.auth.leeway_s,
         domain=domain,
-        rules=msgspec.structs.replace(rules, mapping=mapping),
+        rules=rules,
         accepts_secret=settings.auth.accept_secret_tokens,
         has_provider=settings.auth.jwks is not None,
     )
+
+
+def check_identity(settings: Settings, roles: Mapping[str, Role], domain: Domain) -> TokenRules:
+    """What a token has to say, with the names of roles and scopes known. Raises ConfigError."""
+    _check_roles(settings, roles)
+    rules = settings.auth.token_rules
+    mapping = msgspec.structs.replace(rules.mapping, scope_claims=name_scopes(settings, domain))
+    return msgspec.structs.replace(rules, mapping=mapping)
 
 
 def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) -> None:
@@ -48,6 +69,17 @@ def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) 
     roles.clear()
     roles.update(fresh)
     tokens.set_secrets(secrets, roles)
+
+
+def _check_secret_not_lost(settings: Settings) -> None:
+    path = settings.need_data_dir() / "secret"
+    if settings.secret is not None or path.exists():
+        return
+    if PARENT in os.environ or (path.parent / JOURNAL_FILE).exists():
+        raise ConfigError(
+            f"the secret is gone: {path} doesn't exist, and users' tokens are signed with it; put it back, "
+            "or end the whole system and start `solowire up`, which makes a new one that refuses those tokens"
+        )
 
 
 def _check_roles(settings: Settings, roles: Mapping[str, Role]) -> None:

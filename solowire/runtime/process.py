@@ -46,6 +46,7 @@ HEARTBEATS_IN_TIME = 3
 
 _exit_hooks: list[Callable[[], None]] = []
 _reload_hooks: list[Callable[[Settings], None]] = []
+_last_reload_hooks: list[Callable[[Settings], None]] = []
 _loaders: list[Callable[[], Settings]] = []
 _ready_hooks: list[Callable[[], None]] = []
 
@@ -56,9 +57,9 @@ def new_id() -> str:
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM or SIGINT, and a second signal ends the process at once.
+    """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM, SIGINT or SIGQUIT.
 
-    Raises ConfigError where there are too few open files to start at all.
+    A second signal ends the process at once. Raises ConfigError where there are too few open files to start at all.
     """
     _die_with_parent()
     if (files := raise_file_limit()) < FEWEST_FILES:
@@ -89,7 +90,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         try:
             for load in _loaders:
                 settings = load()
-                for reload_part in _reload_hooks:
+                for reload_part in (*_reload_hooks, *_last_reload_hooks):
                     reload_part(settings)
         except ConfigError as error:
             logger.error("settings_reload_rejected", reason=str(error), hint="the previous settings stay in force")
@@ -98,7 +99,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         else:
             logger.info("settings_reloaded")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, ask_to_stop, number)
     if has_terminal():
         loop.add_signal_handler(signal.SIGHUP, ask_to_stop, signal.SIGHUP)
@@ -124,9 +125,12 @@ def reload_from(load: Callable[[], Settings]) -> None:
     _loaders[:] = [load]
 
 
-def on_reload(reload_part: Callable[[Settings], None]) -> None:
-    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything."""
-    _reload_hooks.append(reload_part)
+def on_reload(reload_part: Callable[[Settings], None], *, is_last: bool = False) -> None:
+    """Has this called with the settings that were read again. It may raise ConfigError before it changes anything.
+
+    is_last: after all the others, so that nothing has changed if one of them refuses. It raises nothing.
+    """
+    (_last_reload_hooks if is_last else _reload_hooks).append(reload_part)
 
 
 class Notifier:

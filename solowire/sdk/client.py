@@ -278,7 +278,7 @@ class Client:
         if self._runner is not None or self._is_closed:
             raise RuntimeError("a client is entered once")
         self._http = self._open_http()
-        self._runner = asyncio.create_task(self._run(self._http), name="solowire.client")
+        self._runner = asyncio.create_task(self._run(self._http), name="solowire client")
         try:
             await self._up.wait()
             if self._end is not None:

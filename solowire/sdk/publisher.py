@@ -464,14 +464,16 @@ def _check_event(event: Mapping[str, Any], path: str) -> None:
 _TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
-def _plainly(value: object) -> str | int | float:
-    """A text or number of a class of its own, such as a framework's safe text, as what it is a kind of."""
+def _plainly(value: object) -> str | int | float | dict[str, Any]:
+    """A text, number or mapping of a class of its own, such as a framework's safe text, as what it is a kind of."""
     if isinstance(value, str):
         return str.__str__(value)  # whatever its own says
     if isinstance(value, int):
         return int.__pos__(value)
     if isinstance(value, float):
         return float.__pos__(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"{type(value).__name__} is no JSON")  # check_json has let nothing else through
 
 

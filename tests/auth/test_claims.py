@@ -109,6 +109,20 @@ def test_zones_at_the_top_say_how_to_write_them() -> None:
     assert '{"scopes": {"zones": […]}}' in refused(signed(zones=["example.com"])).hint
 
 
+def test_an_empty_token_id_is_refused() -> None:
+    """It would be that of all tokens that have one: nobody could revoke one of them alone."""
+    assert "$.jti" in refused(signed(jti="")).message
+
+
+@pytest.mark.parametrize("name", ["dns_zone", "dns_zones", "allowedZone", "zone_list", "ZONES-OF-ANN"])
+@pytest.mark.parametrize("value", ["example.com", "", ["example.com"], {"example.com": ["read"]}, {}], ids=json.dumps)
+def test_a_name_that_speaks_of_zones(name: str, value: object) -> None:
+    """It is refused whatever form its value has: each would have been passed over, and the token not narrowed."""
+    error = refused(signed(**{name: value}))
+    assert ascii(name) in error.message
+    assert "within scopes" in error.hint
+
+
 @pytest.mark.parametrize(
     "name",
     ["sub", "exp", "nbf", "iat", "iss", "role", "is_admin", "permissions", "scopes", "tenant", "type", "temp", "jti"],
@@ -141,6 +155,7 @@ def test_a_claim_of_the_wrong_type(name: str, value: object) -> None:
         {"realm_access": {"roles": ["x"]}, "resource_access": {"account": {"roles": ["x"]}}},
         {"authorization": {"permissions": [{"rsname": "x", "scopes": ["read"]}]}},
         {"https://app.example/roles": ["x"], "https://app.example/name": "Ann", "urn:x:scope": "openid"},
+        {"timeZone": "Europe/Berlin", "user_time_zones": ["Europe/Berlin"], "has_zones": True},
         {"time_zone": "Europe/Berlin", "zones_count": 3, "amr": ["pwd"], "nonce": "x"},
     ],
 )

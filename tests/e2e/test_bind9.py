@@ -229,7 +229,7 @@ async def until_async(condition: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: "", "--query-log is empty"),
+        (lambda path: "", "must not be empty"),
         (lambda path: str(path), "not a regular file but a directory"),
         (lambda path: str(_made(os.mkfifo, path / "fifo")), "not a regular file but a FIFO"),
         (lambda path: "/dev/null", "not a regular file but a device"),

@@ -18,7 +18,7 @@ import jwt
 import pytest
 
 from tests.e2e.test_cli import SECRET, another_program, ask, one_line, place, printed, solowire, tail, together
-from tests.support.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run
+from tests.support.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run, running
 
 __all__ = ["place"]  # a fixture
 
@@ -129,11 +129,16 @@ def test_lines_are_published_as_they_come(system: System, place: Path) -> None:
 
 
 def test_a_feeder_is_ended_by_ctrl_c(system: System, place: Path) -> None:
-    """Also while nothing comes, at once and without a traceback."""
+    """Also while nothing comes, at once, without a traceback, and with what became of the lines."""
     command = [sys.executable, "-m", "solowire", "publish", "-", "--data-dir", str(system.data_dir)]
     with tail(system, place, "custom.line", "--count", "1") as tailing:
         feeding = subprocess.Popen(
-            [*command, "--url", system.url], env=environment(), cwd=place, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            [*command, "--url", system.url],
+            env=environment(),
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert feeding.stdin is not None
         feeding.stdin.write(lines(event(7)))
@@ -141,8 +146,36 @@ def test_a_feeder_is_ended_by_ctrl_c(system: System, place: Path) -> None:
         tailing.lines()
     feeding.send_signal(signal.SIGINT)
     assert feeding.wait(READY_SECONDS) == 130, "while its pipe is open"
-    _, said = feeding.communicate()
+    out, said = feeding.communicate()
     assert said.strip() == b""
+    assert out == b"1 published, 0 duplicates, 0 refused, 0 not sent; settled up to line 1, go on behind it\n"
+
+
+def test_a_feeder_that_is_ended_while_the_gateway_is_away(tmp_path: Path, place: Path) -> None:
+    """What was not sent is counted, with the line behind which to go on; SIGTERM is the exit status 143."""
+    with running(tmp_path / "data", shards=1) as system:
+        feeding = subprocess.Popen(
+            [sys.executable, "-m", "solowire", "publish", "-", "--data-dir", str(system.data_dir), "--url", system.url],
+            env=environment(),
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert feeding.stdin is not None
+        with tail(system, place, "custom.line", "--count", "2") as tailing:
+            feeding.stdin.write(lines(event(1), event(2)))
+            feeding.stdin.flush()
+            tailing.lines()
+    feeding.stdin.write(lines(event(3), event(4), event(5)))
+    feeding.stdin.flush()
+    assert feeding.stderr is not None
+    assert b"not published yet" in feeding.stderr.readline()
+    feeding.send_signal(signal.SIGTERM)
+    assert feeding.wait(READY_SECONDS) == 143
+    out, said = feeding.communicate()
+    assert b"Traceback" not in said
+    assert out == b"2 published, 0 duplicates, 0 refused, 3 not sent; settled up to line 2, go on behind it\n"
 
 
 def test_a_gateway_that_is_away_ends_the_lines_with_one_line(system: System, place: Path) -> None:
@@ -324,7 +357,7 @@ def test_what_is_no_gateway_is_told_with_the_way_out(place: Path) -> None:
         (["revoke", "--issued-before", "inf"], "--issued-before inf: write"),
         (["unrevoke", ".."], "no revocation has it"),
         (["source", "bind9", "--query-log", "q.log", "--server", b"\xff"], "UTF-8"),
-        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server is empty"),
+        (["source", "bind9", "--query-log", "q.log", "--server", " "], "--server must not be empty"),
     ],
     ids=str,
 )

@@ -173,7 +173,7 @@ async def test_history_is_what_each_client_got_live(tmp_path: Path) -> None:
     settings = {
         "SHARD__AGGREGATION__EVENTS_PER_S": 100_000,
         "SHARD__CONFLATION__INTERVAL_S": 0,
-        "HISTORY__BURST_PAGES": 10_000,
+        "HISTORY__BURST": 10_000,
         "LIMITS__CONNECT__RATE": 10_000,
     }
     with running(tmp_path / "data", shards=2, settings=settings) as system:
@@ -336,7 +336,7 @@ async def test_what_is_older_than_the_log_is_gone_and_says_what_is_left(tmp_path
 async def test_pages_follow_each_other_while_the_log_is_trimmed(tmp_path: Path) -> None:
     """A reader that keeps up misses nothing; one that the trimming overtakes is told, and never skips in silence."""
     with running(
-        tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 2_000, "HISTORY__BURST_PAGES": 10_000}
+        tmp_path / "data", shards=1, settings={"JOURNAL__MAX_EVENTS": 2_000, "HISTORY__BURST": 10_000}
     ) as system:
         async with system.http(system.token("admin")) as http, system.http(system.token("p", "publisher")) as publisher:
             await published(publisher, *(change("trim.example", f"n{n}") for n in range(2_000)))
@@ -357,7 +357,7 @@ async def test_pages_follow_each_other_while_the_log_is_trimmed(tmp_path: Path) 
 
 async def test_who_asks_too_much_waits(tmp_path: Path) -> None:
     """A user's questions have a rate, and a number at a time: 429 with Retry-After, and nobody else is refused."""
-    settings = {"HISTORY__PAGES_PER_S": 0.5, "HISTORY__BURST_PAGES": 3, "HISTORY__MAX_PER_USER": 1}
+    settings = {"HISTORY__RATE": 0.5, "HISTORY__BURST": 3, "HISTORY__MAX_PER_USER": 1}
     with running(tmp_path / "data", shards=1, settings=settings) as system:
         async with system.http(system.token("ann")) as http:
             answers = [await http.get("/v1/events") for _ in range(4)]
@@ -519,7 +519,7 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system on a journal that was written without an index, as versions before this one did."""
     data_dir = tmp_path_factory.mktemp("history") / "data"
     fill(data_dir, 60_000)
-    with running(data_dir, shards=1, settings={"HISTORY__BURST_PAGES": 10_000}) as started:
+    with running(data_dir, shards=1, settings={"HISTORY__BURST": 10_000}) as started:
         yield started
 
 

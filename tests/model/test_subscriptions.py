@@ -31,6 +31,7 @@ from solowire.model.subscriptions import (
     check_patterns,
     check_values,
     expand_pattern,
+    find_idle,
     list_unknown_types,
     parse_filter,
     parse_wanted,
@@ -511,3 +512,18 @@ def test_unsubscribing_from_many_takes_no_longer_for_each() -> None:
     finally:
         sys.settrace(before)
     assert steps < 60 * MAX_PATTERNS
+
+
+@pytest.mark.parametrize(
+    ("patterns", "idle"),
+    [
+        (["custom.*"], ["host"]),
+        (["custom.backup"], ["host"]),
+        (["custom.*", "custom.backup"], ["host"]),
+        (["custom.*", "system_status"], []),
+        (["custom.*", "of_another_catalogue"], []),
+    ],
+)
+def test_a_filter_of_custom_types_that_narrows_nothing(patterns: list[str], idle: list[str]) -> None:
+    """A custom type has what the family declares, and so it is told; only a type that nobody knows may have more."""
+    assert find_idle((("host", frozenset(["ns1"])), ("zone", frozenset(["a"]))), patterns, CATALOG) == idle

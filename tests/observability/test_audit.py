@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -310,3 +311,36 @@ def test_a_name_that_is_no_text_loses_its_line(audit: AuditWriter, kept: Kept) -
     """Half a character in what a client sent costs that line, not the process."""
     audit("administered", about="\ud800")
     assert (audit.lost_count, kept.lines) == (1, [])
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "moved"])
+def test_a_file_that_is_removed_while_it_is_written(what: str, tmp_path: Path) -> None:
+    """What comes from then on is in a new one under the same name."""
+    audit = audit_of(tmp_path / "data")
+    path = tmp_path / "data" / "audit" / "shard-0.jsonl"
+    audit("connected", user="ann")
+    assert audit.flush(30)
+    if what == "file":
+        path.unlink()
+    elif what == "directory":
+        shutil.rmtree(path.parent)
+    else:
+        path.parent.rename(tmp_path / "aside")
+    audit("connected", user="bob")
+    assert audit.flush(30)
+    audit.close()
+    assert [line["user"] for line in lines_of(path)] == ["bob"]
+    assert audit.lost_count == 0
+
+
+def test_a_directory_that_is_gone_and_cannot_be_made(tmp_path: Path) -> None:
+    """Its lines are counted as lost."""
+    audit = audit_of(tmp_path / "data")
+    audit("connected", user="ann")
+    assert audit.flush(30)
+    shutil.rmtree(tmp_path / "data" / "audit")
+    (tmp_path / "data" / "audit").write_text("no directory")
+    audit("connected", user="bob")
+    assert audit.flush(30)
+    audit.close()
+    assert audit.lost_count == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import ChainMap, UserDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -633,6 +634,17 @@ async def test_takes_what_only_is_a_kind_of_text_or_number(gateway: Gateway) -> 
         await publisher.publish("custom.n", data, key=Text("k"))
         await publisher.publish_now({"type": Text("custom.n"), "data": data | {"n": Whole(2)}})
     assert sorted(gateway.values) == [1, 2]
+
+
+async def test_takes_what_only_is_a_kind_of_dict(gateway: Gateway) -> None:
+    """Mappings that are no dict, such as a view of one, arrive as objects, however deep they stand."""
+    async with Publisher(gateway.url, "tok") as publisher:
+        for number, inner in enumerate((MappingProxyType({"x": 1}), ChainMap({"x": 1}), UserDict(x=1))):
+            await publisher.publish("custom.n", {"n": number, "inner": [{"deep": inner}]})
+            await publisher.publish_now({"type": "custom.n", "data": UserDict(n=number, inner=inner)})
+        with pytest.raises(TypeError, match=r"\$\.data\.inner has the key 1"):
+            await publisher.publish("custom.n", {"inner": MappingProxyType({1: 1})})
+    assert sorted(gateway.values) == [0, 0, 1, 1, 2, 2]
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,49 @@ async def test_a_full_disk_is_said_and_stops_nothing(log: Path, state: Path, mon
             await until(lambda: path.read_bytes() != before)
             await agent.stop()
     assert list(gateway.events.values()) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("what", ["directory", "lock"])
+async def test_a_state_that_is_removed_while_the_agent_runs(what: str, log: Path, state: Path) -> None:
+    """It is made again with the next place, with a lock that keeps a second agent away."""
+
+    def remove() -> None:
+        if what == "directory":
+            shutil.rmtree(state)
+        else:
+            for lock in state.glob("*.lock"):
+                lock.unlink()
+
+    def is_back() -> bool:
+        return bool(list(state.glob("*.json"))) and bool(list(state.glob("*.lock")))
+
+    gateway = Gateway()
+    async with Agent(log, Link(gateway), state) as agent:
+        add(log, "a")
+        await until(lambda: len(gateway.events) == 1)
+        await until(is_back)
+        remove()
+        add(log, "b")
+        await until(is_back)
+        with pytest.raises(ConfigError, match="another agent"):
+            CheckpointStore(state, log).load_checkpoint()
+        await agent.stop()
+    async with Agent(log, Link(gateway), state) as agent:
+        add(log, "c")
+        await until(lambda: len(gateway.events) == 3)
+        await agent.stop()
+
+
+@pytest.mark.parametrize(("kind", "way_out"), [("directory", "the file in it"), ("FIFO", "keeps nothing")])
+def test_a_log_that_is_no_file(kind: str, way_out: str, log: Path, state: Path) -> None:
+    """It is refused with what to do, and no lock is left behind."""
+    if kind == "FIFO":
+        os.mkfifo(log)
+    else:
+        log.mkdir()
+    with pytest.raises(ConfigError, match=f"not a regular file but a {kind}; .*{way_out}"):
+        asyncio.run(Agent(log, Link(Gateway()), state)._run())
+    assert not state.exists()
 
 
 def test_the_state_is_closed_to_others(log: Path, state: Path) -> None:

@@ -207,7 +207,7 @@ def test_binds_own_time_counts_where_there_are_two() -> None:
             "2027-01-01T00:00:00.000Z",
         ),
         ("Jan  1 00:00:10", UTC, datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "2027-01-01T00:00:10.000Z"),
-        ("Jun 30 23:59:60", UTC, NOW, "2026-06-30T23:59:59.000Z"),
+        ("Jun 30 23:59:60", UTC, NOW, "2026-06-30T23:59:59.999Z"),
     ],
 )
 def test_a_time_without_a_year_is_of_the_latest_that_is_not_to_come(
@@ -344,3 +344,11 @@ def test_payload() -> None:
         "zone": "z.example",
     }
     assert not {"view", "zone"} & make_payload(query(REAL[0]), normalize_zones([])).keys()
+
+
+@pytest.mark.parametrize("time", ["30-Jun-2026 23:59:60.123", "2026-06-30T23:59:60.123Z"])
+def test_a_leap_second_of_named_is_the_last_millisecond_of_its_minute(time: str) -> None:
+    """So that it is behind all of the second before it, as in the timestamps that publishers send."""
+    query = parse_query(f"{time} client @0x7f 127.0.0.1#56031 (a): query: a IN A + (127.0.0.1)", UTC)
+    assert query is not None
+    assert query.timestamp == "2026-06-30T23:59:59.999Z"

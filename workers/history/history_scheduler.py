@@ -64,7 +64,7 @@ class HistoryScheduler:
         self._roles = roles
         self.questions: list[HistoryRequest | HistoryCancel] = []
         self._requests = count(1)
-        self._rates = BucketTable(Rate(settings.pages_per_s, settings.burst_pages), MAX_USERS)
+        self._rates = BucketTable(Rate(settings.rate, settings.burst), MAX_USERS)
         self._under_way: Counter[str] = Counter()
         self._tasks: dict[HistoryTask, Done] = {}  # all of them, who came first first
         self._active: set[HistoryTask] = set()
@@ -130,12 +130,12 @@ class HistoryScheduler:
         wait = self._rates.wait_seconds(user, now)
         if wait or self._under_way[user] >= settings.max_per_user:
             fault = (
-                f"one user may ask for {settings.pages_per_s:g} pages of history a second"
+                f"one user may ask for {settings.rate:g} pages of history a second"
                 if wait
                 else f"one user may have {settings.max_per_user} questions about history under way"
             )
             hint = "ask again when Retry-After says; an operator raises SOLOWIRE_HISTORY__"
-            name = "PAGES_PER_S" if wait else "MAX_PER_USER"
+            name = "RATE" if wait else "MAX_PER_USER"
             raise RequestRejected(429, "history_rate_limited", fault, hint + name, retry_after=wait or 1.0)
         if len(self._tasks) >= MAX_WAITING:
             fault = "too many questions about history wait for their turn"

@@ -60,8 +60,8 @@ class AuthSettings(Section):
     leeway_s: float = Field(
         60.0, ge=0, le=3600, description="how far nbf and iat of a token may be ahead of this machine's clock"
     )
-    bad_token_rate: float = Field(1.0, gt=0, description="wrong tokens per second that one address may show")
-    bad_token_burst: float = Field(20.0, ge=1, description="wrong tokens that one address may show at once")
+    bad_token_rate: float = Field(1.0, gt=0, le=1e9, description="wrong tokens per second that one address may show")
+    bad_token_burst: float = Field(20.0, ge=1, le=1e9, description="wrong tokens that one address may show at once")
     claims: ClaimSettings = ClaimSettings()
 
     @field_validator("jwks")

@@ -18,9 +18,9 @@ class GatewaySettings(Section):
         "{scheme}://{host}:{port}/ws",
         description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
     )
-    max_http_connections: int = Field(5000, ge=1, description="HTTP connections of a gateway")
+    max_http_connections: int = Field(5000, ge=1, le=10**6, description="HTTP connections of a gateway")
     max_http_connections_per_address: int = Field(
-        1000, ge=1, description="the same of one address; `trusted_proxies` are not counted"
+        1000, ge=1, le=10**6, description="the same of one address; `trusted_proxies` are not counted"
     )
 
     @field_validator("shard_url")

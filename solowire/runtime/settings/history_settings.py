@@ -10,8 +10,8 @@ from solowire.runtime.settings.section import Section
 class HistorySettings(Section):
     """What may be asked about history."""
 
-    pages_per_s: float = Field(10.0, gt=0, description="pages of history per second of one user")
-    burst_pages: float = Field(50.0, ge=1, description="the same at once")
+    rate: float = Field(10.0, gt=0, description="pages of history per second of one user")
+    burst: float = Field(50.0, ge=1, description="the same at once")
     max_per_user: int = Field(2, ge=1, description="questions about history of one user under way at a time")
     max_concurrent: int = Field(4, ge=1, description="questions about history that a shard works on at a time")
     timeout_s: float = Field(

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from solowire.model.access import ADMINISTRATORS
 from solowire.runtime.settings.section import Section, Table, make_conflict
 
+MAX_CONNECTIONS = 10**7
+"""Of a whole system, whatever it is set to: more than any machine has ports and memory for."""
 ADMINISTRATORS_RESERVE = 16
 """Slots for administrators, or a tenth of all if that is less, one at least; unless `groups` says what they have."""
 
@@ -17,8 +19,8 @@ class GroupQuota(Section):
     """Who shares connections fairly. weight: of its share. reserved: slots that nobody else gets. limit: of its own."""
 
     weight: float = Field(default=1.0, ge=0.001, le=1000)
-    reserved: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
+    reserved: int = Field(default=0, ge=0, le=MAX_CONNECTIONS)
+    limit: int | None = Field(default=None, ge=1, le=MAX_CONNECTIONS)
 
 
 DEFAULT_QUOTA = GroupQuota()
@@ -31,25 +33,28 @@ class ConnectSettings(Section):
     Rates are of all gateways together, but for a user's.
     """
 
-    rate: float = Field(1000.0, gt=0, description="new connections per second of the whole system")
-    burst: float = Field(2000.0, ge=1, description="new connections that may come at once")
+    rate: float = Field(1000.0, gt=0, le=1e9, description="new connections per second of the whole system")
+    burst: float = Field(2000.0, ge=1, le=1e9, description="new connections that may come at once")
     rate_per_user: float = Field(
-        10.0, gt=0, description="the same of one user, for each connection that it may have, at each gateway"
+        10.0, gt=0, le=1e9, description="the same of one user, for each connection that it may have, at each gateway"
     )
-    burst_per_user: float = Field(200.0, ge=1, description="the same of one user, for each of its connections")
-    rate_per_address: float | None = Field(None, gt=0, description="the same of one address; default: no limit")
-    burst_per_address: float = Field(50.0, ge=1, description="the same of one address")
+    burst_per_user: float = Field(200.0, ge=1, le=1e9, description="the same of one user, for each of its connections")
+    rate_per_address: float | None = Field(None, gt=0, le=1e9, description="the same of one address; default: no limit")
+    burst_per_address: float = Field(50.0, ge=1, le=1e9, description="the same of one address")
 
 
 class LimitsSettings(Section):
     """How many connections, and whose."""
 
-    max_connections: int = Field(10_000, ge=1, description="connections of the whole system")
-    max_connections_per_shard: int | None = Field(None, ge=1, description="the same of one shard; default: no limit")
+    max_connections: int = Field(10_000, ge=1, le=MAX_CONNECTIONS, description="connections of the whole system")
+    max_connections_per_shard: int | None = Field(
+        None, ge=1, le=MAX_CONNECTIONS, description="the same of one shard; default: no limit"
+    )
     max_connections_per_user: int = Field(1, ge=1, le=100, description="of one user; the newest stay")
     max_connections_per_address: int | None = Field(
         None,
         ge=1,
+        le=MAX_CONNECTIONS,
         description="of one address, but for what it opens at several shards within a second; default: no limit",
     )
     group_by: Literal["role", "tenant"] = Field(

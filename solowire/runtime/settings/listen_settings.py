@@ -38,9 +38,11 @@ class ListenSettings(Section):
     write_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="how long a socket may take nothing before it is closed (4413)"
     )
-    send_buffer_bytes: int = Field(256 * 1024, ge=4096, description="SO_SNDBUF of client sockets")
-    max_pending: int = Field(4000, ge=1, description="connections of a shard that have not sent a whole head yet")
-    max_pending_per_address: int = Field(1000, ge=1, description="the same of one address")
+    send_buffer_bytes: int = Field(256 * 1024, ge=4096, le=2**30, description="SO_SNDBUF of client sockets")
+    max_pending: int = Field(
+        4000, ge=1, le=10**6, description="connections of a shard that have not sent a whole head yet"
+    )
+    max_pending_per_address: int = Field(1000, ge=1, le=10**6, description="the same of one address")
     api_host: str = Field("127.0.0.1", description="address that the router's and the shards' API ports listen on")
 
     @field_validator("allowed_origins")

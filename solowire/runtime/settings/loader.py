@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from solowire.errors import ConfigError
 from solowire.runtime.environment import find_unknown, is_service_link
+from solowire.runtime.settings.dotenv_file import DOTENV, read_dotenv
 from solowire.runtime.settings.renamed_settings import RENAMED
 from solowire.runtime.settings.setting_faults import SettingsOrigin, describe_fault, write_name
 from solowire.runtime.settings.setting_paths import index_names, list_paths, merge, to_variable
 from solowire.runtime.settings.system_settings import PREFIX, Settings
-
-DOTENV = ".env"
 
 logger = structlog.get_logger("solowire.settings")
 
@@ -37,15 +35,8 @@ _SIMILAR_VARIABLES = {PREFIX + name.upper(): to_variable(path) for name, path in
 
 def load(config: Path | None = None, **options: Any) -> Settings:
     """The settings in force. options: from the command line, None where not given. Raises ConfigError."""
-    faults = _find_unknown(os.environ)
-    dotenv: dict[str, str | None] = {}
-    try:
-        dotenv = dotenv_values(DOTENV) if Path(DOTENV).is_file() else {}
-        faults += [f"{DOTENV}: {fault}" for fault in _find_unknown(dotenv)]
-    except UnicodeDecodeError as error:
-        faults.append(f"{DOTENV}: not valid UTF-8: {error.reason} at byte {error.start}")
-    except OSError as error:
-        faults.append(f"{DOTENV}: {error.strerror}; make it readable, or start elsewhere")
+    dotenv, unreadable = read_dotenv()
+    faults = [*_find_unknown(os.environ), *(f"{DOTENV}: {fault}" for fault in _find_unknown(dotenv)), *unreadable]
     origins = [
         SettingsOrigin(_drop_unset(options), lambda path: "--" + path[-1].replace("_", "-")),
         SettingsOrigin(_read_variables(os.environ), to_variable),

@@ -33,5 +33,7 @@ class AuditSettings(Section):
     output: Literal["file", "stderr", "off"] = Field(
         "file", description="where the audit log goes; file: in audit/ of the data directory"
     )
-    max_file_bytes: int = Field(16 * 2**20, ge=2**16, description="size at which a process begins a new audit file")
+    max_file_bytes: int = Field(
+        16 * 2**20, ge=2**16, le=2**40, description="size at which a process begins a new audit file"
+    )
     max_files: int = Field(8, ge=1, le=1000, description="audit files of a process that are kept")

@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 
 class Section(BaseModel):
-    """Settings that one room takes: a table of the file. Each field says what it means; its name, its unit."""
+    """Settings that one room takes: a table of the file. Each field says what it means; its name, its unit.
+
+    Each number has an upper bound: what is far beyond all use would end in an overflow, long after the settings.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -34,8 +37,9 @@ def parse_table(value: Any) -> Any:
         return value
     try:
         found = json.loads(value)
-    except ValueError:
-        found = None
+    except (ValueError, RecursionError) as error:
+        fault = f"it is no table, as it is not valid JSON ({error})"
+        raise ValueError(fault + ': write it as JSON, such as {"name": 1}') from None
     if not isinstance(found, dict):
         raise ValueError('it is no table: write it as JSON, such as {"name": 1}')
     return found

@@ -20,16 +20,24 @@ class SessionSettings(Section):
     expiry_notice_s: float = Field(
         60.0,
         ge=0,
+        le=1e9,
         description="how long before its token expires a client is told; a fifth of its life if that is less",
     )
-    message_rate: float = Field(20.0, gt=0, description="messages per second from one user")
-    message_burst: float = Field(60.0, ge=1, description="messages that one user may send at once")
+    message_rate: float = Field(20.0, gt=0, le=1e9, description="messages per second from one user")
+    message_burst: float = Field(60.0, ge=1, le=1e9, description="messages that one user may send at once")
     subscription_rate: float = Field(
-        10.0, gt=0, description="hello, subscribe, unsubscribe, refresh per second of one user; large ones are several"
+        10.0,
+        gt=0,
+        le=1e9,
+        description="hello, subscribe, unsubscribe, refresh per second of one user; large ones are several",
     )
-    subscription_burst: float = Field(60.0, ge=1, description="such messages that one user may send at once")
-    reconnect_min_ms: int = Field(500, ge=0, description="soonest that clients come back after a lost connection")
-    reconnect_max_ms: int = Field(20_000, ge=1, description="what the wait before each further attempt grows to")
+    subscription_burst: float = Field(60.0, ge=1, le=1e9, description="such messages that one user may send at once")
+    reconnect_min_ms: int = Field(
+        500, ge=0, le=3_600_000, description="soonest that clients come back after a lost connection"
+    )
+    reconnect_max_ms: int = Field(
+        20_000, ge=1, le=3_600_000, description="what the wait before each further attempt grows to"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> SessionSettings:

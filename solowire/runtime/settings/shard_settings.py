@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from solowire.model.events import Priority
 from solowire.runtime.settings.section import Section, Table, make_conflict
 
 _HOST = re.compile(r"[^\s/@?#:]+|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?\]?")
+_Number = Annotated[float, Field(ge=0, le=1e9)]
 _NORMAL = Priority.normal  # an enumeration looks its members up by name, each time
 
 
@@ -23,7 +25,9 @@ class FlushSettings(Section):
     high_ms: float = Field(20.0, ge=0, le=10_000, description="longest that an event of high priority waits")
     normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
     low_ms: float = Field(1000.0, ge=0, le=60_000, description="the same of low priority")
-    per_connection_ms: float = Field(1.0, ge=0, description="a shard waits this for each connection, up to those")
+    per_connection_ms: float = Field(
+        1.0, ge=0, le=10_000, description="a shard waits this for each connection, up to those"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> FlushSettings:
@@ -48,9 +52,9 @@ class AggregationSettings(Section):
     """Floods of telemetry, which are summed up."""
 
     events_per_s: float = Field(
-        500.0, gt=0, description="telemetry of one type, for one feed, above which it is summed up"
+        500.0, gt=0, le=1e9, description="telemetry of one type, for one feed, above which it is summed up"
     )
-    type_events_per_s: Table[NonNegativeFloat] = Field(
+    type_events_per_s: Table[_Number] = Field(
         default_factory=dict,
         description="the same by event type",
     )
@@ -67,7 +71,7 @@ class ConflationSettings(Section):
     interval_s: float = Field(
         30.0, ge=0, le=3600, description="a state's value is sent this often at most, unless critical; 0: as it comes"
     )
-    type_interval_s: Table[NonNegativeFloat] = Field(
+    type_interval_s: Table[_Number] = Field(
         default_factory=dict,
         description="the same by event type; of gateway_stats 0: `router.stats_interval_s` says how often it comes",
     )
@@ -84,11 +88,15 @@ class RecentLogSettings(Section):
     """What a shard keeps of the log in memory."""
 
     max_events: int = Field(
-        100_000, ge=100, description="events in a shard's recent log; of durable ones a quarter more, for slow readers"
+        100_000,
+        ge=100,
+        le=10**12,
+        description="events in a shard's recent log; of durable ones a quarter more, for slow readers",
     )
     max_bytes: int = Field(
         128 * 2**20,
         ge=2**20,
+        le=2**50,
         description="what a shard's recent log takes in memory; older durable events and written ones, a quarter each",
     )
 
@@ -104,9 +112,9 @@ class ShardSettings(Section):
         description="the first shard's API port, others' after it; default: Unix sockets in the data directory",
     )
     advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
-    credit_events: int = Field(10_000, ge=100, description="events that may be under way to a shard")
+    credit_events: int = Field(10_000, ge=100, le=10**7, description="events that may be under way to a shard")
     rebalance_users_per_s: float = Field(
-        500.0, gt=0, description="users sent away, or let back, per second when the ring changes"
+        500.0, gt=0, le=1e9, description="users sent away, or let back, per second when the ring changes"
     )
     merge_memory: bool = Field(
         False,

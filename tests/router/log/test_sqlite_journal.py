@@ -880,3 +880,57 @@ def test_without_room_for_a_copy_the_journal_stays_as_it_is(path: Path, monkeypa
     assert [entry["event"] for entry in logged] == ["journal_shrink_failed"]
     assert path.stat().st_size <= before + 2**20
     assert not list(path.parent.glob("*.new*"))
+
+
+# ---------------------------------------------------------------------------------------- a file that somebody removes
+
+
+@pytest.mark.parametrize("part", ["", "-wal"])
+def test_a_file_that_is_removed_under_a_running_router(path: Path, part: str) -> None:
+    """Nothing is acknowledged that would stand in a file without a name; what comes back under its name goes on."""
+    with closing(open_journal(path)) as journal:
+        assert keep(journal, some(2)) == [1, 2]
+        aside = Path(f"{path}.aside")
+        Path(f"{path}{part}").rename(aside)
+        assert journal.is_gone
+        journal.append(some(1, 3), NOW)
+        with pytest.raises(JournalUnavailable, match="the journal's file is gone") as refused:
+            journal.commit(NOW)
+        assert str(path) in refused.value.hint
+        assert not journal.put_metadata({"ring": b"x"})
+        aside.rename(f"{path}{part}")
+        assert not journal.is_gone
+        assert keep(journal, some(1, 3)) == [3]
+    with closing(open_journal(path)) as journal:
+        assert is_whole(journal)
+        assert journal.last_offset == 3
+
+
+def test_a_file_that_is_replaced_under_a_running_router(path: Path) -> None:
+    """Another file under its name is not the one that is written to, and its -wal is left alone."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(2))
+        for part in ("", "-wal"):
+            shutil.copy(f"{path}{part}", f"{path}{part}.copy")
+            Path(f"{path}{part}.copy").replace(f"{path}{part}")
+        journal.append(some(1, 3), NOW)
+        with pytest.raises(JournalUnavailable):
+            journal.commit(NOW)
+    with closing(open_journal(path)) as journal:
+        assert journal.last_offset == 2
+        assert is_whole(journal)
+
+
+def test_a_file_that_goes_while_it_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written just then is not acknowledged either."""
+    with closing(open_journal(path)) as journal:
+        write = journal._write
+
+        def write_and_remove(*arguments: object) -> None:
+            write(*arguments)  # type: ignore[arg-type]
+            path.unlink()
+
+        monkeypatch.setattr(journal, "_write", write_and_remove)
+        journal.append(some(1), NOW)
+        with pytest.raises(JournalUnavailable, match="gone"):
+            journal.commit(NOW)

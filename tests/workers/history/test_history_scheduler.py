@@ -157,7 +157,7 @@ def test_a_router_that_has_begun_anew_is_asked_again() -> None:
 
 def test_a_user_has_a_rate_and_a_number_at_a_time() -> None:
     """One too many is told when to come; others are not touched, and nor is who waits as told."""
-    b = ShardHarness(history__pages_per_s=1.0, history__burst_pages=3.0, history__max_per_user=2)
+    b = ShardHarness(history__rate=1.0, history__burst=3.0, history__max_per_user=2)
     asker = Asker(b)
     asker.ask()
     asker.ask()
