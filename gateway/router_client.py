@@ -264,7 +264,7 @@ class RouterClient:
             )
 
     def reserve_publish(self, identity: Identity) -> Reservation:
-        """For a publish request that is about to be read; to be given to `publish_limiter.release`. Raises RequestRejected."""
+        """For a publish request that is about to be read; to be released. Raises RequestRejected."""
         if not self._link.is_router_alive:
             self.publish_limiter.reset()
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
