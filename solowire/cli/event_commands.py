@@ -10,6 +10,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
+from solowire.algorithms.json_faults import describe_json_fault
 from solowire.cli.command_options import load_settings, remote
 from solowire.cli.command_tokens import make_token
 from solowire.errors import ConfigError
@@ -55,7 +56,8 @@ def publish(
     try:
         payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"JSON: {error}; write an object in single quotes, such as '{EXAMPLE}'") from None
+        said = describe_json_fault(error, data.encode(errors="surrogatepass"))
+        raise ConfigError(f"JSON: {said}; write an object in single quotes, such as '{EXAMPLE}'") from None
     if not isinstance(payload, dict):
         raise ConfigError("JSON: the data of an event is an object, {…}")
     event: dict[str, Any] = {"type": type, "data": payload}

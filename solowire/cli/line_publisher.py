@@ -23,6 +23,7 @@ from typing import Any
 import click
 import msgspec
 
+from solowire.algorithms.json_faults import describe_json_fault
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
@@ -266,7 +267,7 @@ def parse_line(line: bytes | None) -> dict[str, Any]:
     try:
         event = msgspec.json.decode(line.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise ValueError(f"it is not valid JSON: {error}") from None
+        raise ValueError(f"it is not valid JSON: {describe_json_fault(error, line)}") from None
     if not isinstance(event, dict):
         raise ValueError('it is no object, such as {"type": "custom.hello", "data": {"text": "hello"}}')
     for name, value in event.items():

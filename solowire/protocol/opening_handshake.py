@@ -71,9 +71,9 @@ def read_framing(raw: bytes) -> Framing:
     Raises RequestRejected.
     """
     found = _WHOLE_HEAD.fullmatch(raw)
-    if found is None:
+    if found is None or found[2] != b"1":
         parse_head(raw)  # which says what is wrong
-        raise _make_bad_request("the request head is none")
+        raise _make_bad_head(raw, "the request head is none")
     lengths: list[bytes] = []
     codings: list[bytes] = []
     upgrades: list[bytes] = []
@@ -114,14 +114,17 @@ def parse_head(raw: bytes) -> Head:
     lines = raw.removesuffix(HEAD_END).split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
-        raise _make_bad_request("the first line is no request line, such as GET /ws HTTP/1.1")
+        raise _make_bad_head(raw, "the first line is no request line, such as GET /ws HTTP/1.1")
+    if first[3] != b"1":
+        version = f"HTTP/{first[3].decode()}.{first[4].decode()}"
+        raise RequestRejected(505, "http_version_not_supported", f"{version} is not spoken here", "use HTTP/1.1")
     if len(lines) - 1 > _HEADERS:
         raise RequestRejected(431, "too_many_headers", f"a request may have {_HEADERS} headers", "send fewer")
     headers = Headers()
     for line in lines[1:]:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise _make_bad_request("a line is no header, such as Name: value")
+            raise _make_bad_head(raw, "a line is no header, such as Name: value")
         headers[header[1].decode("ascii")] = header[2].strip(b" \t").decode("latin-1")
     return Head(first[1].decode("ascii"), first[2].decode("ascii"), (int(first[3]), int(first[4])), headers)
 
@@ -230,7 +233,9 @@ def check_beginning(data: bytes) -> None:
             raise RequestRejected(
                 400, "not_http", "HTTP/2 is not spoken here", "let clients, or the proxy, use HTTP/1.1"
             )
-        return
+        line, end, _ = data[:_FIRST_LINE_BYTES].lstrip(b"\r\n").partition(b"\n")
+        if not end or b" HTTP/" in line:
+            return
     if data[0] == _TLS_HANDSHAKE:
         raise RequestRejected(
             400, "not_http", "TLS is not spoken here", "use http:// and ws://, or a proxy that ends TLS"
@@ -238,6 +243,8 @@ def check_beginning(data: bytes) -> None:
     raise RequestRejected(400, "not_http", "that is no HTTP request", "HTTP/1.1 is spoken here, and WebSockets")
 
 
+_FIRST_LINE_BYTES = 512
+"""Of a first line so much is looked at before the whole head has come: others' greetings are shorter."""
 _METHOD_BEGINNINGS = frozenset(b"!#$%&'*+-.^_`|~0123456789" + ascii_letters.encode() + b"\r\n")
 """The characters of a token (RFC 9110, section 5.6.2), and an empty line that may come before."""
 _TLS_HANDSHAKE = 0x16
@@ -274,6 +281,15 @@ def _judge(subprotocol: str | None) -> ServerProtocol:
 def _make_bad_request(message: str) -> RequestRejected:
     message = message[:_SAID]  # a client's own words may be in it
     return RequestRejected(400, "bad_handshake", message, "RFC 6455, section 4.1, says what a handshake is to have")
+
+
+def _make_bad_head(raw: bytes, message: str) -> RequestRejected:
+    """For a head that can't be taken apart: of a handshake, or of any other request."""
+    if b"\nupgrade:" in raw.lower():
+        return _make_bad_request(message)
+    return RequestRejected(
+        400, "bad_request", message, "RFC 9112, sections 2 to 5, says what a request is to look like"
+    )
 
 
 def _host_name(url: str) -> str:

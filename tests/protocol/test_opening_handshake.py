@@ -23,6 +23,7 @@ from solowire.protocol.opening_handshake import (
     HEAD_END,
     Framing,
     Head,
+    check_beginning,
     check_origin,
     make_upgrade_required,
     parse_head,
@@ -206,7 +207,36 @@ def test_what_a_handshake_lacks_or_must_not_have(changed: dict[str, bytes | None
 )
 def test_what_is_no_head_is_refused(raw: bytes) -> None:
     """Folded lines, line feeds or returns alone, NUL, white space in the wrong place: none is read kindly."""
-    assert refusal(raw) == (400, "bad_handshake")
+    assert refusal(raw) == (400, "bad_handshake" if b"\nupgrade:" in raw.lower() else "bad_request")
+
+
+@pytest.mark.parametrize("version", ["2.0", "0.9", "3.0", "9.9"])
+def test_a_version_that_is_not_spoken(version: str) -> None:
+    """It is refused as such, whoever reads the head."""
+    raw = b"GET / HTTP/" + version.encode() + b"\r\nHost: x\r\n\r\n"
+    for read in (parse_head, read_framing):
+        with pytest.raises(RequestRejected) as refused:
+            read(raw)
+        assert (refused.value.status, refused.value.code) == (505, "http_version_not_supported")
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"SSH-2.0-OpenSSH_9.6p1 Debian\r\n", b"EHLO example.com\r\n", b"\r\nNICK ann\n", b"GET /\r\n"]
+)
+def test_a_greeting_of_another_protocol(greeting: bytes) -> None:
+    """Its first line is enough: who waits for an answer to it would hear nothing until it is cut."""
+    with pytest.raises(RequestRejected) as refused:
+        check_beginning(greeting)
+    assert (refused.value.status, refused.value.code) == (400, "not_http")
+    check_beginning(greeting.strip(b"\r\n"))  # which may become anything yet
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"GET / HTTP/1.1\r\nHo", b"\r\nGET /x HTTP/1.1\r\n", b"GET /" + b"x" * 4000, b"G"]
+)
+def test_the_beginning_of_a_request(beginning: bytes) -> None:
+    """Whatever has come of it."""
+    check_beginning(beginning)
 
 
 def test_a_hundred_headers_are_taken_and_no_more() -> None:

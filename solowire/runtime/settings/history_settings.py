@@ -10,10 +10,12 @@ from solowire.runtime.settings.section import Section
 class HistorySettings(Section):
     """What may be asked about history."""
 
-    rate: float = Field(10.0, gt=0, description="pages of history per second of one user")
-    burst: float = Field(50.0, ge=1, description="the same at once")
-    max_per_user: int = Field(2, ge=1, description="questions about history of one user under way at a time")
-    max_concurrent: int = Field(4, ge=1, description="questions about history that a shard works on at a time")
+    rate: float = Field(10.0, gt=0, le=1e9, description="pages of history per second of one user")
+    burst: float = Field(50.0, ge=1, le=1e9, description="the same at once")
+    max_per_user: int = Field(2, ge=1, le=10**4, description="questions about history of one user under way at a time")
+    max_concurrent: int = Field(
+        4, ge=1, le=10**4, description="questions about history that a shard works on at a time"
+    )
     timeout_s: float = Field(
         5.0, ge=0.1, le=60, description="how long a page of history is made; then it ends with what was found"
     )

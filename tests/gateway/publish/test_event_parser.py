@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from solowire.fanout.recent_log import Entry
 from solowire.gateway.publish import event_parser as publishing
 from solowire.gateway.publish.event_parser import (
     JSON_TYPES,
+    LARGE_BYTES,
     MAX_FAULTS,
     MSGPACK_TYPES,
     NDJSON_TYPES,
@@ -580,3 +582,28 @@ def test_a_fault_names_the_way_out(event: dict[str, Any], words: str) -> None:
     _, _, body = to_http_response(caught.value)
     assert words in msgspec.json.decode(body)["hint"]
     assert len(body) < 2500
+
+
+@pytest.mark.parametrize("item", [b"1", b"{}", b'""', b"[]", b"null"])
+def test_a_body_of_too_many_items_is_not_cut_into_all_of_them(item: bytes) -> None:
+    """It is refused at the first item too many: 4 MB of them would take a tenth of a second, and 60 MB of memory."""
+    body = b"[" + b",".join([item] * (2**22 // (len(item) + 1) - 1)) + b"]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestRejected) as refused:
+            parse(body)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refused.value.code == "too_many_events"
+    assert most < len(body) / 2
+
+
+@pytest.mark.parametrize("count", [10, 4999, 5000])
+def test_large_bodies_are_cut_as_small_ones(count: int) -> None:
+    """Whatever their number, up to the most that may be, and in their order."""
+    text = "x" * (LARGE_BYTES // count)
+    items = [{"type": "custom.x", "id": f"{n}", "data": {"n": n, "text": text}} for n in range(count)]
+    raw = msgspec.json.encode(items)
+    assert len(raw) > LARGE_BYTES
+    assert [event.id for event in parse(b" " + raw)] == [item["id"] for item in items]

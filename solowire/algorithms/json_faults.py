@@ -1,0 +1,23 @@
+"""What is wrong with JSON, where the decoder's own words mislead."""
+
+from __future__ import annotations
+
+import re
+
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rb"\\[^u]|" + _HIGH + _LOW + rb"|(" + _HIGH + rb"|" + _LOW + rb")")
+"""An escape that says half a character, in its group; whole pairs and other escapes are stepped over."""
+
+
+def describe_json_fault(error: Exception, raw: bytes) -> str:
+    """The error in words. raw: what was to be decoded.
+
+    msgspec calls half a character (a lone surrogate, RFC 8259, section 8.2) at the end of a text "truncated".
+    """
+    said = str(error)
+    if "truncated" in said or "surrogate" in said:
+        for found in _ESCAPE.finditer(raw):
+            if found[1] is not None:
+                half = found[1].decode("ascii")
+                return f"it holds half a character ({half}), which UTF-8 can't say (byte {found.start()})"
+    return said
