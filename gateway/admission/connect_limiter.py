@@ -4,8 +4,8 @@ What it keeps true: a refusal says whose doing it is, and when to come again. 42
 connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the
 system's (the group is full, or more connect than it takes in a second). The router says with each heartbeat which
 groups and addresses are full; what it has not repeated for some heartbeats no longer counts, and the shards decide. Of
-a full group some may try all the same (`solowire.gateway.admission.probe_limiter`), because a shard may have room for them
-that nobody else has. Who is refused is told a time of its own, within a window that grows
+a full group some may try all the same (`solowire.gateway.admission.probe_limiter`), because a shard may have room for
+them that nobody else has. Who is refused is told a time of its own, within a window that grows
 with the number of those who wait, so that they don't come back all at once. All tables have bounds.
 
 Times are seconds of any one clock, unless they are told to clients: those count from now.
