@@ -1,4 +1,4 @@
-"""Where in the log the events with a value of an attribute, of a type or for a user are.
+"""An index of where in the log the events with a value of an attribute, of a type or for a user are.
 
     log       1 ……… 32768 | 32769 ……… 65536 | 65537 … 70000 | 70001 …
               segment 0     segment 32768     open, in memory  not looked at yet
@@ -81,7 +81,7 @@ Part = tuple[int, int, Sequence[int] | None]
 
 
 class AttributeIndex:
-    """The places of a log's events by what they are found by.
+    """An index of the log by the values of attributes, in SQLite.
 
     path: of its file; None keeps it in memory. epoch: the log's. start: behind which a new one begins. unindexed:
     attributes that nothing is looked up by.

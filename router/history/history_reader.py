@@ -39,7 +39,7 @@ REBUILD_SECONDS = 30.0
 
 
 class HistoryReader:
-    """Reads events of the past for shards.
+    """Reads the parts of the log that history asks for.
 
     index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds. unindexed: attributes that nothing
     is looked up by. index_error_count: how often something was wrong with the index.

@@ -20,7 +20,7 @@ FEW_NAMES = 8
 
 
 class OpenSegment:
-    """Places of events by what they are found by.
+    """The newest segment of the index, which still grows.
 
     start: behind which offset it begins; places are counted from there, from 0. unindexed: attributes left out.
     """

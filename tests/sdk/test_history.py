@@ -94,7 +94,7 @@ async def test_a_limit_is_of_events_in_all() -> None:
 async def test_what_passes_is_waited_for() -> None:
     """A page that is refused for now, or lost on the way, is asked for again, and comes once."""
     gateway = Gateway(
-        problem(503, "router_away"),
+        problem(503, "router_unavailable"),
         page(1, next="e:1"),
         httpx.ConnectError("reset"),
         problem(429, "history_rate_limited", headers={"retry_after": "0"}),

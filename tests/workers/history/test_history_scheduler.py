@@ -138,7 +138,7 @@ def test_a_router_that_says_nothing_is_said() -> None:
     b.wait(5.0)
     [outcome] = asker.outcomes
     assert isinstance(outcome, RequestRejected)
-    assert (outcome.status, outcome.code, outcome.retry_after) == (503, "router_away", 1.0)
+    assert (outcome.status, outcome.code, outcome.retry_after) == (503, "router_unavailable", 1.0)
 
 
 def test_a_router_that_has_begun_anew_is_asked_again() -> None:
@@ -267,7 +267,7 @@ def test_a_socket_s_question_comes_after_its_hello() -> None:
     connection = b.open_connection()
     b.say(connection, c.History("early"))
     [error] = b.read_messages(connection)
-    assert (error.id, error.code) == ("early", "hello_first")
+    assert (error.id, error.code) == ("early", "hello_required")
     connection = b.connect(user="bob")
     b.say(connection, c.History("wrong", since="x", limit=-1))
     [error] = b.read_messages(connection)
