@@ -36,7 +36,9 @@ _BOUNDS = "SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM eve
 
 
 class SqliteReader:
-    """path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole.
+    """Reads the journal's file beside the router that writes it.
+
+    path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole.
 
     read_tail(after, upto): the records of that range if the journal has all of them in memory, else none.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with JSON, where the decoder's own words mislead."""
+"""Faults of JSON, told where the decoder's own words mislead."""
 
 from __future__ import annotations
 

@@ -549,7 +549,7 @@ class PublishNack(_BackplaneMessage, tag="publish_nack"):
 
 
 class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
-    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+    """The router is alive, and knows you. ring_version: of its ring. lease: a shard's. admission_state: a gateway's.
 
     revocations: the version of those in force, -1 if there never were any.
     """

@@ -110,7 +110,7 @@ class DialectSession(Protocol):
 
 
 class Dialect(Protocol):
-    """A whole dialect.
+    """A protocol of old clients, as a domain gives it.
 
     name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off.
 

@@ -25,7 +25,9 @@ from solowire.protocol.history_query import HistoryCursor, HistoryPosition, Hist
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
-    """events: as they stand in `events` frames, encoded. next: where the next page begins; None if there is none.
+    """A page of past events.
+
+    events: as they stand in `events` frames, encoded. next: where the next page begins; None if there is none.
 
     complete: that is all, at present. denied: what of the types was not granted.
     """
@@ -105,7 +107,7 @@ class HistoryTask:
     def __init__(
         self, user: str, query: HistoryQuery, judge: HistoryJudge, *, key: object, max_bytes: int, now: float
     ) -> None:
-        """now: unix seconds, as in `query`."""
+        """Begins a page. now: unix seconds, as in `query`."""
         self.user = user
         self.query = query
         self.judge = judge

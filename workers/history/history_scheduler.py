@@ -43,7 +43,9 @@ Done = Callable[[HistoryPage | RequestError, float], None]
 
 
 class HistoryScheduler:
-    """questions: what is to be sent to the router. By the clock's stopwatch it learns how long a turn takes.
+    """Asks the router for past events, in turns.
+
+    questions: what is to be sent to the router. By the clock's stopwatch it learns how long a turn takes.
 
     answered_count, event_count, rejected_count: pages made, events in them, and questions refused.
     """
@@ -240,8 +242,10 @@ class HistoryScheduler:
         if task.was_heard:
             self._finish(task, task.make_page(), now)
             return
-        fault, hint = "the router has not answered in time", "ask again in a moment"
-        self._finish(task, RequestRejected(503, "router_unavailable", fault, hint, retry_after=1.0), now)
+        fault = "the router has not answered in time"
+        self._finish(
+            task, RequestRejected(503, "router_unavailable", fault, "ask again in a moment", retry_after=1.0), now
+        )
 
     # ------------------------------------------------------------------------------------------------ places
 
