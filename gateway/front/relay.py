@@ -54,7 +54,7 @@ class Relay:
     """All that a gateway carries.
 
     allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries, bytes; None: as it is.
-    carried_total: since the start.
+    opened_count: carried since the start.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class Translator(Protocol):
 
 
 class DialectSession(Protocol):
-    """One client's connection. has_rights: whether it may ask about others."""
+    """One client's connection."""
 
     @property
     def kind(self) -> str: ...
@@ -112,9 +112,8 @@ class DialectSession(Protocol):
 class Dialect(Protocol):
     """A protocol of old clients, as a domain gives it.
 
-    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off.
-
-    notice: what the log says of each user; guide: the address of what to use instead.
+    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off. guide: the
+    address of what to use instead.
     """
 
     @property

@@ -232,7 +232,7 @@ _PACK_EVENTS = _pack.encode("events")
 class Codec(Enum):
     """How a connection's messages are written. Its value is the WebSocket subprotocol.
 
-    label: its name in statistics. is_json: else it is MessagePack. deflates: frames for many are compressed.
+    label: its name in statistics. is_json: else it is MessagePack. is_deflated: frames for many are compressed.
     """
 
     json = JSON

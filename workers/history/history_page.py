@@ -82,7 +82,8 @@ def make_clauses(selection: Selection, catalog: Catalog) -> list[HistoryClause] 
 class HistoryTask:
     """A page that is being made. key: whose it is beside its user, to be cancelled with: a connection, or None.
 
-    start, end: the question's bounds, as the router says; reached: up to where it has been looked at.
+    bounds: what is still to be looked at. part: what the router has sent of it; place: how much of that has been
+    judged; cursor: up to where the range has been looked at when all of it has.
     """
 
     __slots__ = (
