@@ -169,8 +169,11 @@ class HistoryReader:
         if since.at is None:
             return bounds.start
         found = find_last_before(self._journal, since.at)
-        # What was trimmed was taken before the oldest that is kept: some of it may belong to the question.
-        return found if found > bounds.start or not bounds.start else None
+        if found > bounds.start or not bounds.start:
+            return found
+        # No older record is kept: it is complete if all that was trimmed was taken before.
+        trimmed_at = self._journal.read_trimmed_at(bounds.start)
+        return found if trimmed_at is not None and trimmed_at < since.at else None
 
     def _find_end(self, until: HistoryBound | None, bounds: Bounds) -> int:
         if until is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -58,6 +58,13 @@ class Bounds(NamedTuple):
 
     start: int
     last: int
+
+
+class Trimmed(NamedTuple):
+    """What is gone: all up to `offset`, and nothing of that was taken later than `latest_at` (unix seconds)."""
+
+    offset: int
+    latest_at: float
 
 
 class JournalUnavailable(Exception):
@@ -158,6 +165,12 @@ class JournalReader(Protocol):
     def read_time(self, offset: int) -> float | None:
         """When the log took the record (unix seconds); None if it is not kept."""
 
+    def read_trimmed_at(self, start: int) -> float | None:
+        """The latest time at which the log took a record that is trimmed; None if that isn't known.
+
+        start: of the bounds. What is known of less than all up to there is not given.
+        """
+
     def close(self) -> None: ...
 
 
@@ -201,6 +214,7 @@ class MemoryJournal:
         self._metadata: dict[str, bytes] = {}
         self._group_times: list[tuple[int, float]] = []
         self._times: deque[tuple[int, float]] = deque()  # from which offset on records were taken at that time
+        self._trimmed: Trimmed | None = None
 
     @property
     def last_offset(self) -> int:
@@ -247,6 +261,7 @@ class MemoryJournal:
         self._last_offset += len(self._group)
         self._group.clear()
         while len(self._records) > self._max_events or self._bytes > self._max_bytes:
+            self._note_trimmed(self._records[0].offset)  # first, so that a reader never knows too little
             gone = self._records.popleft()
             self._bytes -= len(gone.body)
             if gone.user is not None:
@@ -262,6 +277,13 @@ class MemoryJournal:
                 del self._states[state]
         while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
             del self._offset_of[self._ids.popleft()[1]]
+
+    def _note_trimmed(self, offset: int) -> None:
+        """The oldest record goes now."""
+        while len(self._times) > 1 and self._times[1][0] <= offset:
+            self._times.popleft()
+        at = self._times[0][1]
+        self._trimmed = Trimmed(offset, at if self._trimmed is None else max(at, self._trimmed.latest_at))
 
     def read(self, after: int, limit: int) -> Sequence[Record]:
         start = max(0, after - self.start_offset)
@@ -296,7 +318,7 @@ class MemoryJournal:
         return {name: value for name, value in self._metadata.items() if name.startswith(prefix)}
 
     def open_reader(self) -> JournalReader:
-        return _MemoryReader(self._records, self._times)
+        return _MemoryReader(self._records, self._times, lambda: self._trimmed)
 
     def close(self) -> None:
         pass
@@ -305,9 +327,12 @@ class MemoryJournal:
 class _MemoryReader:
     """Reads while the journal's thread writes: every single look at a deque is whole, and is checked by its offset."""
 
-    def __init__(self, records: deque[Record], times: deque[tuple[int, float]]) -> None:
+    def __init__(
+        self, records: deque[Record], times: deque[tuple[int, float]], read_trimmed: Callable[[], Trimmed | None]
+    ) -> None:
         self._records = records
         self._times = times
+        self._read_trimmed = read_trimmed
 
     def hold(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -348,6 +373,10 @@ class _MemoryReader:
         times = self._times.copy()
         at = bisect_right(times, offset, key=_first_of)
         return times[at - 1][1] if at else None
+
+    def read_trimmed_at(self, start: int) -> float | None:
+        trimmed = self._read_trimmed()
+        return trimmed.latest_at if trimmed is not None and trimmed.offset >= start else None
 
     def close(self) -> None:
         pass

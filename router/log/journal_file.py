@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from solowire.errors import ConfigError
+from solowire.router.log.journal import Trimmed
 
 logger = structlog.get_logger("solowire.router")
 
@@ -122,6 +123,34 @@ def reveal_damage() -> Iterator[None]:
         raise DamagedError(f"its content is not a journal's: {error}") from None
 
 
+def find_trimmed(db: sqlite3.Connection, floor: int, upto: int) -> Trimmed | None:
+    """What is to be remembered once nothing is kept up to `upto`. floor: up to where nothing is kept now."""
+    known = read_trimmed(db)
+    query = "SELECT max(at) FROM events WHERE offset <= ? AND typeof(at) = 'real'"
+    [latest_at] = db.execute(query, (upto,)).fetchone()
+    if latest_at is None:
+        return known  # of damaged rows there is nothing to say: what is known is of less than all
+    if known is not None and known.offset >= floor:
+        latest_at = max(latest_at, known.latest_at)
+    return Trimmed(upto, latest_at)
+
+
+def read_trimmed(db: sqlite3.Connection) -> Trimmed | None:
+    """What was remembered last. An older version trims without remembering it: it may be of less than all."""
+    for [word] in db.execute("SELECT value FROM meta WHERE name = 'trimmed'"):
+        with contextlib.suppress(AttributeError, ValueError):
+            offset, latest_at = word.split()
+            found = Trimmed(int(offset), float(latest_at))
+            return found if math.isfinite(found.latest_at) else None
+    return None
+
+
+def write_trimmed(db: sqlite3.Connection, trimmed: Trimmed) -> None:
+    """Remembers it, within a transaction."""
+    word = f"{trimmed.offset} {trimmed.latest_at!r}".encode()
+    db.execute("INSERT OR REPLACE INTO main.meta VALUES ('trimmed', ?)", (word,))
+
+
 def create_file(path: Path, epoch: str) -> None:
     """Under another name first: a file under its own name is a whole one, whenever the process was killed."""
     draft = Path(f"{path}.new")
@@ -165,6 +194,7 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
         if ask("SELECT count(*) FROM events").fetchone()[0] != kept:
             return  # what is before a hole is given up bit by bit, as the hole is told of
         epoch = ask("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0].decode()
+        trimmed = find_trimmed(db, first - 1, floor)
         ask("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     draft = Path(f"{path}.new")
     try:
@@ -173,6 +203,8 @@ def compact_file(path: Path, max_age: float, max_events: int, max_bytes: int, no
             db.execute("ATTACH ? AS old", (f"{path.absolute().as_uri()}?mode=ro",))
             db.execute("BEGIN IMMEDIATE")
             db.execute("INSERT OR REPLACE INTO main.meta SELECT name, value FROM old.meta")
+            if trimmed is not None:
+                write_trimmed(db, trimmed)
             db.execute("INSERT INTO main.events SELECT * FROM old.events WHERE offset > ? ORDER BY offset", (floor,))
             db.execute("COMMIT")
             db.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()

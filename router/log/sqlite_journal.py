@@ -11,7 +11,8 @@ little, and at the start as a whole where that is quick, or where the file was m
 (`compact_file`).
 
     events  offset → at (unix seconds), id, user, state, body. Offsets stand without a hole from floor + 1 to last
-    meta    epoch, and the router's own words as note.NAME
+    meta    epoch; up to where the log was trimmed, with the latest time of that, as trimmed; the router's own words as
+            note.NAME
 
 A row of which a part is not what it should be is read all the same, with an empty body: offsets go on, and a shard
 passes over what is no event. Rows that are gone are a hole: what is older is given up when the file is opened.
@@ -58,8 +59,10 @@ from solowire.router.log.journal_file import (
     create_file,
     error_code,
     explain_error,
+    find_trimmed,
     reveal_damage,
     set_aside,
+    write_trimmed,
 )
 from solowire.router.log.journal_file import VERSION as VERSION
 from solowire.router.log.sqlite_reader import COLUMNS, SqliteReader, decode_any
@@ -348,6 +351,8 @@ class SqliteJournal:
                 else:
                     db.execute("DELETE FROM meta WHERE name = ?", (f"note.{name}",))
             if upto > self._floor:
+                if trimmed := find_trimmed(db, self._floor, upto):
+                    write_trimmed(db, trimmed)
                 db.execute("DELETE FROM events WHERE offset <= ?", (upto,))
             for _ in range(release):  # one at a time: Python's module takes a single step of a statement
                 db.execute("PRAGMA incremental_vacuum(1)")

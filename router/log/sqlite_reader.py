@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from solowire.router.log.journal import Bounds, JournalUnavailable, Record
-from solowire.router.log.journal_file import connect, explain_error
+from solowire.router.log.journal_file import connect, explain_error, read_trimmed
 
 LONGEST_BODY = 256 * 1024
 """Gateways make none of half of that, whatever they are allowed to take."""
@@ -86,6 +86,13 @@ class SqliteReader:
         for [at] in self._ask("SELECT at FROM events WHERE offset = ?", offset):
             return float(at) if isinstance(at, (int, float)) else 0.0
         return None
+
+    def read_trimmed_at(self, start: int) -> float | None:
+        try:
+            trimmed = read_trimmed(self._db)
+        except sqlite3.Error as error:
+            raise JournalUnavailable(explain_error(error)) from None
+        return trimmed.latest_at if trimmed is not None and trimmed.offset >= start else None
 
     def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:

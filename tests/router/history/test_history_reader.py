@@ -193,7 +193,7 @@ class InMemory(RuleBasedStateMachine):
             HistoryRequest(1, "ann", HistoryBound(at=since), HistoryBound(at=until), False, None, 1000)
         )
         kept = self.log[self.start :]
-        if self.start and since <= kept[0].at:
+        if self.start and since <= self.log[self.start - 1].at:
             assert part.refusal == "retention"
             return
         wanted = [k.offset for k in kept if since <= k.at < until and k.owner in (None, "ann")]
@@ -306,6 +306,23 @@ def test_a_bound_of_another_epoch_or_of_the_future_is_refused(journal: SqliteJou
     refused = ask(reader, since=HistoryBound("epoch", 2))
     assert (refused.refusal, refused.end) == ("future", 1)
     reader.close()
+
+
+def test_after_a_quiet_time_the_last_hour_is_whole(tmp_path: Path) -> None:
+    """What was trimmed is older than the question: nothing is missing, though no older record is kept."""
+    memory = MemoryJournal("epoch", max_events=2, max_bytes=10**9, window=0)
+    for journal in (memory, open_sqlite(tmp_path / "journal.sqlite3", max_events=2)):
+        for n, at in enumerate([10.0, 20.0, 90.0, 95.0]):
+            publish(journal, event(id=f"{n}"), at=at)
+        reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
+        for since in (20.1, 50.0, 90.0):
+            found = ask(reader, since=HistoryBound(at=since))
+            assert (found.refusal, offsets(found)) == (None, [3, 4])
+        for since in (10.0, 20.0):
+            assert ask(reader, since=HistoryBound(at=since)).refusal == "retention"
+        assert offsets(ask(reader, since=HistoryBound(at=91.0))) == [4]
+        reader.close()
+        journal.close()
 
 
 def test_an_index_reads_no_more_than_it_finds(journal: SqliteJournal) -> None:

@@ -294,6 +294,20 @@ def test_a_reader_follows_the_log_while_it_is_written_and_trimmed(make: MakeJour
     reader.close()
 
 
+def test_a_reader_knows_when_the_newest_of_what_was_trimmed_was_taken(make: MakeJournal) -> None:
+    """Nothing that is gone was taken later, also where the clock was set back; nothing is known before the first."""
+    journal = make(max_events=3)
+    reader = journal.open_reader()
+    assert reader.read_trimmed_at(0) is None
+    for n, now in enumerate([1.0, 2.0, 5.0, 4.0, 6.0]):
+        keep(journal, some(1, begin=n), now)
+    assert (reader.bounds(), reader.read_trimmed_at(2)) == (Bounds(2, 5), 2.0)
+    keep(journal, some(2, begin=5), 7.0)
+    assert (reader.bounds(), reader.read_trimmed_at(4)) == (Bounds(4, 7), 5.0)
+    assert reader.read_trimmed_at(5) is None, "of what else is gone nobody has said anything"
+    reader.close()
+
+
 def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
     """A shard that starts gets the present value of each state, oldest first, and the newest of them if too many."""
     journal = make()

@@ -753,6 +753,42 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
     assert many < 1.2 * few
 
 
+def read_trimmed_at(journal: SqliteJournal) -> float | None:
+    with closing(journal.open_reader()) as reader:
+        return reader.read_trimmed_at(reader.bounds().start)
+
+
+def test_when_the_newest_trimmed_record_was_taken_outlives_a_restart(path: Path) -> None:
+    """Also where the file is written anew at the start, and then it is the newest of what that left out."""
+    with closing(open_journal(path, max_age=10.0)) as journal:
+        keep(journal, some(1), NOW)
+        keep(journal, some(1, begin=2), NOW + 30)
+        assert read_trimmed_at(journal) == NOW
+    with closing(open_journal(path, now=NOW + 30)) as journal:
+        assert (journal.start_offset, read_trimmed_at(journal)) == (1, NOW)
+        for begin in range(3, 20_000, 1000):
+            keep(journal, some(1000, begin=begin, size=300), NOW + 30 + begin)
+    with closing(open_journal(path, max_age=1e6, max_events=1000, now=NOW + 30_000)) as journal:
+        assert journal.start_offset == 19_002
+        assert read_trimmed_at(journal) == NOW + 30 + 18_003
+
+
+@pytest.mark.parametrize("word", [None, b"1 5.0", b"no word of ours", b"3 nan"])
+def test_a_journal_that_another_version_trimmed_does_not_say_when(path: Path, word: bytes | None) -> None:
+    """It has no word of it, or an old one: nothing is taken from that, until it is trimmed again."""
+    with closing(open_journal(path, max_events=3)) as journal:
+        keep(journal, some(6))
+        assert journal.start_offset == 3
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM meta WHERE name = 'trimmed'")
+        if word is not None:
+            db.execute("INSERT INTO meta VALUES ('trimmed', ?)", (word,))
+    with closing(open_journal(path, max_events=3)) as journal:
+        assert read_trimmed_at(journal) is None
+        keep(journal, some(1, begin=7), NOW + 5)
+        assert read_trimmed_at(journal) == NOW
+
+
 # ------------------------------------------------------------------------------------------------------- disk space
 
 
