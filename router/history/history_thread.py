@@ -3,20 +3,24 @@
 What it keeps true: the router's loop hands over questions and gets answers, and never waits for the disk or for a lock
 that is held while something is read. The thread rests for as long as it worked, times REST_FACTOR, so that in the long
 run it never has more than a part of a core, nor of the interpreter, which both threads share; a question that comes
-alone is answered without a rest (BURST_SECONDS). When it fails, that is in the log, and the next question is answered
-all the same.
+alone is answered without a rest (BURST_SECONDS). When it fails, that is in the log, once a minute while it goes on, and
+the next question is answered all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import structlog
 
+from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane.messages import HistoryRequest, HistoryResponse
 from solowire.router.history.history_queue import HistoryQueue
 from solowire.router.history.history_reader import HistoryReader
@@ -29,6 +33,9 @@ BURST_SECONDS = 0.05
 """So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log."""
+
+REPORT_SECONDS = 60.0
+"""Between two log lines of one kind of failure: it is tried again with every look."""
 
 Send = Callable[[bytes, HistoryResponse], object]
 
@@ -45,6 +52,7 @@ class HistoryThread:
         self._make_reader = make_reader
         self._send = send
         self._loop = loop
+        self._sampler = LogSampler(logger, loop.time, loop.call_later, period=REPORT_SECONDS)  # the loop's alone
         self._lock = threading.Lock()
         self._queue = HistoryQueue()
         self._news = threading.Event()
@@ -91,10 +99,8 @@ class HistoryThread:
                 if reader is None:
                     reader = self._make_reader()
                 is_busy = self._take_turn(reader)
-            except JournalUnavailable as error:
-                logger.error("journal_unreadable", history=True, reason=str(error), hint="see the disk")
-            except Exception:
-                logger.exception("history_failed")
+            except Exception as error:
+                self._report(error)
             now = time.monotonic()
             owed, at = owed + (now - at) * REST_FACTOR, now
             if not is_busy:
@@ -116,10 +122,23 @@ class HistoryThread:
         if taken is None:
             return has_more
         peer, question = taken
-        self._call_back(peer, reader.answer(question))
+        self._call_back(partial(self._send, peer, reader.answer(question)))
         self.answer_count += 1
         return True
 
-    def _call_back(self, peer: bytes, answer: HistoryResponse) -> None:
+    def _report(self, error: Exception) -> None:
+        """Has the failure logged by the loop. Only what nobody has thought of comes with a traceback."""
+        if isinstance(error, JournalUnavailable):
+            event = "journal_unreadable"
+            fields: dict[str, Any] = {"history": True, "reason": str(error), "hint": "see the disk"}
+        else:
+            hint = "questions about history are not answered meanwhile; it is tried again, and all else goes on"
+            event = "history_failed"
+            fields = {"reason": f"{type(error).__name__}: {error}", "hint": hint}
+            if not isinstance(error, (OSError, sqlite3.Error)):
+                fields["exc_info"] = error
+        self._call_back(partial(self._sampler.write, "error", event, **fields))
+
+    def _call_back(self, call: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever asked
-            self._loop.call_soon_threadsafe(self._send, peer, answer)
+            self._loop.call_soon_threadsafe(call)

@@ -1,6 +1,6 @@
-"""Log lines that one peer could cause at will, sampled: the first at once, then one a second with how many there were.
+"""Log lines that could come at will, sampled: the first at once, then one a period with how many there were.
 
-What it keeps true: of one event there is one line a second at most, each says how many it stands for (`count`), and
+What it keeps true: of one event there is one line a period at most, each says how many it stands for (`count`), and
 none is left out of the counts. A line's other fields are those of the newest. Events are ours, and few.
 
 Refusals by their code, which are nobody's fault and expected in numbers, have `solowire.observability.rejection_log`.
@@ -16,7 +16,7 @@ PERIOD_SECONDS = 1.0
 
 
 class _PendingLine:
-    """What has not been written of one event. until: when its second is over."""
+    """What has not been written of one event. until: when its period is over."""
 
     __slots__ = ("count", "fields", "level", "until")
 
@@ -28,11 +28,11 @@ class _PendingLine:
 
 
 class LogSampler:
-    """Writes log lines, of each event one a second at most.
+    """Writes log lines, of each event one a period at most.
 
-    logger: structlog's. clock: seconds, monotonic. later: calls a function after so many seconds.
+    logger: structlog's. clock: seconds, monotonic. later: calls a function after so many seconds. period: seconds.
 
-    Without the two every line is written.
+    Without clock and later every line is written.
     """
 
     def __init__(
@@ -40,7 +40,10 @@ class LogSampler:
         logger: Any,
         clock: Callable[[], float] | None = None,
         later: Callable[[float, Callable[[], None]], object] | None = None,
+        *,
+        period: float = PERIOD_SECONDS,
     ) -> None:
+        self._period = period
         self._logger = logger
         self._clock = clock
         self._later = later
@@ -53,23 +56,23 @@ class LogSampler:
             return
         now = self._clock()
         waiting = self._pending.get(event)
-        if waiting is not None and now < waiting.until + PERIOD_SECONDS:
+        if waiting is not None and now < waiting.until + self._period:
             waiting.count += 1
             waiting.level, waiting.fields = level, fields
             return
-        # Its second is long over: whoever was to say so is gone, as with an event loop that has ended.
+        # Its period is long over: whoever was to say so is gone, as with an event loop that has ended.
         missed = waiting.count if waiting is not None else 0
-        self._pending[event] = _PendingLine(now + PERIOD_SECONDS)
-        self._later(PERIOD_SECONDS, partial(self._end_period, event))
+        self._pending[event] = _PendingLine(now + self._period)
+        self._later(self._period, partial(self._end_period, event))
         self._write_line(level, event, missed + 1, fields)
 
     def _end_period(self, event: str) -> None:
-        """A second is over: what came in it is written, and the next begins; if nothing came, a line goes at once."""
+        """A period is over: what came in it is written, and the next begins; if nothing came, a line goes at once."""
         waiting = self._pending.pop(event, None)
         if waiting is None or not waiting.count or self._clock is None or self._later is None:
             return
-        self._pending[event] = _PendingLine(self._clock() + PERIOD_SECONDS)
-        self._later(PERIOD_SECONDS, partial(self._end_period, event))
+        self._pending[event] = _PendingLine(self._clock() + self._period)
+        self._later(self._period, partial(self._end_period, event))
         self._write_line(waiting.level, event, waiting.count, waiting.fields)
 
     def _write_line(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:

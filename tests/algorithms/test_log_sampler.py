@@ -46,6 +46,18 @@ class Clock:
         self._due.clear()
 
 
+def test_a_period_may_be_longer() -> None:
+    """What fails four times a second for an hour is a line a minute, and each failure is counted."""
+    clock = Clock()
+    sampler = LogSampler(clock, lambda: clock.now, clock._later, period=60.0)
+    for n in range(4 * 3600):
+        sampler.write("error", "failed", about=n)
+        clock.wait(0.25)
+    clock.wait(60.0)
+    assert len(clock.lines) == 61
+    assert sum(line[3] for line in clock.lines) == 4 * 3600
+
+
 def test_the_first_is_told_at_once_and_the_others_together() -> None:
     """A thousand in a second are two lines: the first, and a second later the newest with the number of the rest."""
     clock = Clock()
