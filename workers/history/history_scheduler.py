@@ -180,7 +180,8 @@ class HistoryScheduler:
     def run(self, now: float) -> None:
         """One turn, in which those who are at work come one after the other; and ends whose time is over."""
         for task in [task for task in self._tasks if task.deadline <= now]:
-            self._expire(task, now)
+            if task in self._tasks:  # else whoever was told of one before has given it up
+                self._expire(task, now)
         if now < self._turn_at:
             return
         clock = self._clock.stopwatch

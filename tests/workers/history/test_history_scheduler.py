@@ -153,6 +153,25 @@ def test_a_router_that_says_nothing_is_said() -> None:
     assert (outcome.status, outcome.code, outcome.retry_after) == (503, "router_unavailable", 1.0)
 
 
+def test_who_is_told_of_a_page_may_give_up_the_others() -> None:
+    """Also those whose time is over with it: of what is given up nobody is told, and all places are free again."""
+    b = ShardHarness(history__timeout_s=5.0, history__max_per_user=3)
+    asker, key, told = Asker(b), object(), []
+
+    def give_up(outcome: HistoryPage | RequestError, now: float) -> None:
+        told.append(outcome)
+        b.shard.history.cancel_all(key)
+
+    query = parse_history({}, b.shard.log.catalog, now=b.now + WALL, max_limit=5000)
+    for _ in range(3):
+        b.shard.history.start(asker.identity, query, Codec.json, give_up, max_bytes=2**20, now=b.now, key=key)
+    b.wait(5.0)
+    [outcome] = told
+    assert isinstance(outcome, RequestRejected)
+    assert (outcome.code, len(b.shard.history), b.history_requests) == ("router_unavailable", 0, [])
+    assert asker.page().complete
+
+
 def test_a_router_that_has_begun_anew_is_asked_again() -> None:
     """What the router was asked before its restart is asked of the new one."""
     b = ShardHarness()
