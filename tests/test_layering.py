@@ -1,4 +1,4 @@
-"""What import contracts (pyproject.toml) can't say: clocks that are read, `websockets`' I/O, two modules of one name.
+"""What import contracts (pyproject.toml) can't say: clocks that are read, `websockets`' I/O, names that are used twice.
 
 The rooms are those of the contract on decisions, so that there is one list.
 """
@@ -9,7 +9,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +120,17 @@ def test_no_two_modules_have_one_name() -> None:
     shared = {"server", "messages", "audit_events", "handshake", "http"}
     counts = Counter(module.rpartition(".")[2] for module in FILES if FILES[module].name != "__init__.py")
     assert {name for name, count in counts.items() if count > 1} <= shared
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Nor two with a leading underscore: no traceback and no search would tell them apart."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{module}:{node.lineno}")
+    assert "HistoryThread" in places
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("top", ROLES)

@@ -38,7 +38,7 @@ PART_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
-class _Page(msgspec.Struct):
+class _ShardPage(msgspec.Struct):
     """As a shard writes it."""
 
     events: list[msgspec.Raw]
@@ -107,7 +107,7 @@ class HistoryEndpoint:
             finally:
                 self._release(stream.user)
 
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> _Stream | None:
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> _PageStream | None:
         """Sends a page, or returns the stream that is to be sent: what is wrong with it has been found by then.
 
         Raises InvalidToken, InvalidHistoryQuery, RequestRejected; _NotNow with what a shard says.
@@ -128,7 +128,7 @@ class HistoryEndpoint:
             fault = f"one user may have {self._per_user} streams of history under way"
             hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY__MAX_PER_USER"
             raise RequestRejected(429, "history_rate_limited", fault, hint, retry_after=1.0)
-        stream = _Stream(self, user, token, fields, limit, self._page_events)
+        stream = _PageStream(self, user, token, fields, limit, self._page_events)
         self._streams[user] += 1
         try:
             await _while_there(receive, stream.begin())
@@ -150,17 +150,17 @@ class HistoryEndpoint:
             raise _NotNow(status, body, retry_after)
         return body
 
-    async def fetch_page(self, user: str, fields: dict[str, Any], token: str) -> _Page:
+    async def fetch_page(self, user: str, fields: dict[str, Any], token: str) -> _ShardPage:
         """One page of a stream; as `_fetch`."""
         written = {
             **fields,
             **({"types": ",".join(fields["types"])} if "types" in fields else {}),
             **({"filter": msgspec.json.encode(fields["filter"]).decode()} if "filter" in fields else {}),
         }
-        return msgspec.json.decode(await self._fetch(user, urlencode(written), token), type=_Page)
+        return msgspec.json.decode(await self._fetch(user, urlencode(written), token), type=_ShardPage)
 
 
-class _Stream:
+class _PageStream:
     """All pages of a question, one after the other. limit: of events in all, None for no limit."""
 
     def __init__(
@@ -178,13 +178,13 @@ class _Stream:
         self._fields = fields
         self._left = limit
         self._page_events = page_events
-        self._page: _Page | None = None
+        self._page: _ShardPage | None = None
 
     async def begin(self) -> None:
         """Fetches the first page: what is wrong is an answer's status then."""
         self._page = await self._fetch()
 
-    async def _fetch(self) -> _Page:
+    async def _fetch(self) -> _ShardPage:
         limit = self._page_events if self._left is None else min(self._page_events, self._left)
         return await self._endpoint.fetch_page(self.user, {**self._fields, "limit": limit}, self._token)
 
@@ -221,7 +221,7 @@ class _Stream:
                 yield msgspec.json.encode(end) + b"\n"
                 return
 
-    async def _fetch_again(self) -> _Page:
+    async def _fetch_again(self) -> _ShardPage:
         for _ in range(MAX_RETRIES):
             try:
                 return await self._fetch()

@@ -327,7 +327,7 @@ def find_swagger_ui() -> Path:
     return Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
 
 
-class _Page(OpenAPIRenderPlugin):
+class _SwaggerPage(OpenAPIRenderPlugin):
     """Swagger UI's page. Litestar's own has its script and its style in it, which PAGE_POLICY is against."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
@@ -375,7 +375,7 @@ def make_openapi_config() -> OpenAPIConfig:
         title="Solowire gateway",
         version=solowire.__version__,
         path=DOCS,
-        render_plugins=[_Page(path="/")],
+        render_plugins=[_SwaggerPage(path="/")],
         components=Components(security_schemes={"bearer": bearer}),
         security=[{"bearer": []}],
     )

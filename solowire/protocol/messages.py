@@ -102,7 +102,7 @@ class Stats(_Request, tag="stats"):
     id: Id = None
 
 
-class History(_Request, tag="history"):
+class FetchHistory(_Request, tag="history"):
     """Asks for a page of what was sent before (`solowire.protocol.history_query`). Answered with Reply."""
 
     id: Id = None
@@ -115,7 +115,7 @@ class History(_Request, tag="history"):
     order: str | None = None
 
 
-ClientMessage = Hello | Subscribe | Unsubscribe | Ping | Pong | Refresh | Stats | History
+ClientMessage = Hello | Subscribe | Unsubscribe | Ping | Pong | Refresh | Stats | FetchHistory
 
 # ---------------------------------------------------------------------------------------------- server → client
 

@@ -64,7 +64,7 @@ class _Logger:
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
-class _Stream(io.TextIOBase):
+class _LogStream(io.TextIOBase):
     """What the standard library's logging, and so other libraries, write to."""
 
     def write(self, text: str) -> int:
@@ -100,4 +100,4 @@ def configure(level: str, format: str | None, **context: object) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
-    logging.basicConfig(level=logging.WARNING, stream=_Stream(), format="%(name)s: %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, stream=_LogStream(), format="%(name)s: %(message)s", force=True)

@@ -41,7 +41,7 @@ Moment = str | datetime | timedelta | tuple[str, int]
 """A time with its zone, how long ago, or `(epoch, offset)`; or a str as the server takes it, such as `1h`."""
 
 
-class _Page(msgspec.Struct):
+class _FetchedPage(msgspec.Struct):
     events: list[ReceivedEvent]
     next: str | None
     complete: bool
@@ -117,7 +117,7 @@ class History:
         self._open_http = open_http
         self._http: httpx.AsyncClient | None = None
         self._events: deque[ReceivedEvent] = deque()
-        self._page: _Page | None = None
+        self._page: _FetchedPage | None = None
         self._is_over = False
         self._position: tuple[str, int] | None = None
         self._epoch: str | None = None
@@ -190,7 +190,7 @@ class _NoPage(Exception):
         self.error = error
 
 
-async def _ask(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _Page:
+async def _ask(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _FetchedPage:
     """A page, however often it has to be asked for. Raises HistoryRefused, ConnectionEnded."""
     backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
     clock = asyncio.get_running_loop().time
@@ -206,7 +206,7 @@ async def _ask(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Ma
         await asyncio.sleep(wait)
 
 
-async def _ask_once(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _Page:
+async def _ask_once(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _FetchedPage:
     try:
         shown = await token.get(http.timeout.connect or 10.0)
     except TokenUnavailable as error:
@@ -218,7 +218,7 @@ async def _ask_once(http: httpx.AsyncClient, url: str, token: TokenSource, field
     if not response.is_success:
         raise _no_page(read_answer(response.status_code, response.headers, response.content, time.time()), url)
     try:
-        return msgspec.json.decode(response.content, type=_Page)
+        return msgspec.json.decode(response.content, type=_FetchedPage)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise _no_page(read_undecodable(error), url) from error
 

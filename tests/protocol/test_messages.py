@@ -29,7 +29,7 @@ CLIENT: list[Any] = [
     c.Pong(),
     c.Refresh("token", "r"),
     c.Stats(3),
-    c.History("q1", "1h", "e:9", ["dns.*"], {"zone": ["a"]}, 10, "e:4:9", "desc"),
+    c.FetchHistory("q1", "1h", "e:9", ["dns.*"], {"zone": ["a"]}, 10, "e:4:9", "desc"),
 ]
 EVENT = ReceivedEvent(
     9, "id", "record_created", "normal", "2026-01-01T00:00:00Z", {"zone": "é.org", "ttl": 60}, source="x"

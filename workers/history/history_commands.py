@@ -11,7 +11,7 @@ from typing import Any
 from solowire.errors import InvalidHistoryQuery, InvalidMessage, RequestError, RequestRejected
 from solowire.model.catalog import Catalog
 from solowire.protocol.history_query import PARAMETERS, parse_history
-from solowire.protocol.messages import MAX_FRAME_BYTES, Error, History, Reply
+from solowire.protocol.messages import MAX_FRAME_BYTES, Error, FetchHistory, Reply
 from solowire.runtime.settings.history_settings import HistorySettings
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
@@ -39,7 +39,7 @@ class HistoryCommands:
         self._settings = settings
         self._clock = clock
 
-    def start(self, connection: Connection, message: History, now: float) -> None:
+    def start(self, connection: Connection, message: FetchHistory, now: float) -> None:
         """Begins a page, which is sent when it is made. now: seconds, monotonic. Raises InvalidMessage."""
         if connection.state is not State.live:
             raise InvalidMessage(
@@ -81,7 +81,7 @@ class HistoryCommands:
             raise InvalidMessage(error.code, error.message, error.hint, retry_after=retry_after) from None
 
 
-def _to_error(refusal: RequestError, message: History) -> Error:
+def _to_error(refusal: RequestError, message: FetchHistory) -> Error:
     retry_after = getattr(refusal, "retry_after", None)
     told = Error(refusal.code, refusal.message, refusal.hint, message.id)
     if retry_after is not None:

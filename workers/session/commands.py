@@ -20,8 +20,8 @@ from solowire.model.subscriptions import DeniedPattern, Wanted, list_unknown_typ
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import (
     ClientMessage,
+    FetchHistory,
     Hello,
-    History,
     Id,
     Ping,
     Pong,
@@ -152,7 +152,7 @@ class CommandHandler:
                     self._resubscribe(connection, wanted, now, message.id, unknown)
                 case Refresh():
                     self._refresh(connection, message, now)
-                case History():
+                case FetchHistory():
                     self._history.start(connection, message, now)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)

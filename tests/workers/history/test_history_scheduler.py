@@ -272,7 +272,7 @@ def test_a_socket_that_closes_is_asked_for_no_more() -> None:
     """The question of a connection that has gone is cancelled, here and at the router."""
     b = ShardHarness()
     connection = b.connect()
-    b.say(connection, c.History("q"))
+    b.say(connection, c.FetchHistory("q"))
     assert b.history_requests
     b.shard.on_closed(connection)
     assert not b.history_requests
@@ -284,7 +284,7 @@ def test_a_page_made_under_other_rights_is_not_sent() -> None:
     b = ShardHarness()
     connection = b.connect(role="operator")
     b.publish("custom.a")
-    b.say(connection, c.History("q"))
+    b.say(connection, c.FetchHistory("q"))
     b.say(connection, c.Refresh(b.sign_token("alice", "viewer")))
     b.read_messages(connection)
     b.answer_history()
@@ -296,15 +296,15 @@ def test_a_socket_s_question_comes_after_its_hello() -> None:
     """As `subscribe`; and what is wrong with it is told with its id."""
     b = ShardHarness()
     connection = b.open_connection()
-    b.say(connection, c.History("early"))
+    b.say(connection, c.FetchHistory("early"))
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("early", "hello_required")
     connection = b.connect(user="bob")
-    b.say(connection, c.History("wrong", since="x", limit=-1))
+    b.say(connection, c.FetchHistory("wrong", since="x", limit=-1))
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("wrong", "invalid_query")
     b.journal_floor = b.offset = 3
-    b.say(connection, c.History("gone", since="epoch-1:1"))
+    b.say(connection, c.FetchHistory("gone", since="epoch-1:1"))
     b.answer_history()
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("gone", "history_gone")
