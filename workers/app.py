@@ -88,7 +88,7 @@ class HttpApi:
                         404,
                         "not_found",
                         "there is nothing at this path",
-                        "there are /stats, /metrics, /healthz, /readyz",
+                        "there are /stats, /history, /metrics, /healthz, /readyz",
                     ),
                 )
 

@@ -159,5 +159,8 @@ async def test_probes_and_metrics_need_no_token(monkeypatch: pytest.MonkeyPatch)
 async def test_there_is_nothing_else(path: str) -> None:
     """No WebSocket either: clients have a port of their own."""
     site = Site()
-    assert (await site.get(path, site.admin())).told == (404, "not_found")
+    answer = await site.get(path, site.admin())
+    assert answer.told == (404, "not_found")
+    for there in ("/stats", "/history", "/metrics", "/healthz", "/readyz"):
+        assert there in answer.json["hint"]
     assert site.lines == []
