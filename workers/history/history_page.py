@@ -87,8 +87,10 @@ class HistoryTask:
     """
 
     __slots__ = (
-        "_bounds",
+        "_end",
+        "_first_bounds",
         "_is_end_fixed",
+        "_start",
         "bytes_left",
         "complete",
         "cursor",
@@ -123,14 +125,22 @@ class HistoryTask:
         self.complete = False
         self.epoch = ""
         self.cursor = 0
-        self._bounds = _first_bounds(query)
+        self._first_bounds = _first_bounds(query)
+        self._start = self._end = 0  # behind which offset, and up to which, once the router has said so
         far = query.since if query.is_descending else query.until
         self._is_end_fixed = far is not None and not (isinstance(far, float) and far > now)
 
     @property
     def bounds(self) -> tuple[HistoryBound | None, HistoryBound | None]:
         """What is still to be looked at: (since, until)."""
-        return self._bounds
+        if not self.was_heard:
+            return self._first_bounds
+        return HistoryBound(self.epoch, self._start), HistoryBound(self.epoch, self._end)
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether nothing is left to be looked at; only once the router has been heard."""
+        return self._start >= self._end
 
     @property
     def is_full(self) -> bool:
@@ -140,15 +150,14 @@ class HistoryTask:
         """The router has answered: what is wanted lies behind `start` and up to `end`."""
         self.was_heard = True
         self.epoch, self.part, self.place = epoch, events, 0
-        self._bounds = HistoryBound(epoch, start), HistoryBound(epoch, end)
+        self._start, self._end = start, end
 
     def advance(self, offset: int) -> None:
         """Everything up to there, or from there on, has been looked at."""
-        since, until = self._bounds
         if self.query.is_descending:
-            self._bounds = since, HistoryBound(self.epoch, max(0, offset - 1))
+            self._end = max(0, offset - 1)
         else:
-            self._bounds = HistoryBound(self.epoch, offset), until
+            self._start = offset
 
     def take_event(self, offset: int, body: bytes) -> bool:
         """Judges the next event of the part, and takes it if it is the asker's; False if there is no room for it.
@@ -166,14 +175,12 @@ class HistoryTask:
         return True
 
     def make_page(self) -> HistoryPage:
-        since, until = self._bounds
-        if since is None or until is None or since.offset is None or until.offset is None:
-            raise AssertionError("the router has not answered")
+        """The page with what has been taken; only once the router has been heard."""
         if self.query.is_descending:
-            end = since.offset if self._is_end_fixed else None
-            cursor = None if self.complete else HistoryCursor(self.epoch, until.offset + 1, end)
+            end = self._start if self._is_end_fixed else None
+            cursor = None if self.complete else HistoryCursor(self.epoch, self._end + 1, end)
         else:
-            cursor = HistoryCursor(self.epoch, since.offset, until.offset if self._is_end_fixed else None)
+            cursor = HistoryCursor(self.epoch, self._start, self._end if self._is_end_fixed else None)
         return HistoryPage(self.events, None if cursor is None else str(cursor), self.complete, list(self.judge.denied))
 
 

@@ -221,19 +221,14 @@ class HistoryScheduler:
     def _fill(self, task: HistoryTask, offset: int, now: float) -> None:
         task.part = ()
         task.advance(offset)
-        self._note_end(task)
+        task.complete = task.is_passed
         self._finish(task, task.make_page(), now)
 
     def _pass_part(self, task: HistoryTask) -> None:
         """All of the part has been looked at."""
         task.part = ()
         task.advance(task.cursor + 1 if task.query.is_descending else task.cursor)
-        self._note_end(task)
-
-    @staticmethod
-    def _note_end(task: HistoryTask) -> None:
-        since, until = task.bounds
-        task.complete = since is not None and until is not None and (since.offset or 0) >= (until.offset or 0)
+        task.complete = task.is_passed
 
     def _expire(self, task: HistoryTask, now: float) -> None:
         if task.part:  # what of it was not looked at is asked for again
