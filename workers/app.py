@@ -22,7 +22,7 @@ from solowire.observability.metrics import CONTENT_TYPE
 from solowire.observability.stats_summary import stats_to_dict
 from solowire.protocol.problem_details import to_http_response
 from solowire.protocol.user_names import decode_user_name
-from solowire.workers.history_api import HistoryApi
+from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.shard import Shard
 from solowire.workers.stats.report import SLOWEST, ShardReporter
 

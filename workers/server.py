@@ -68,7 +68,7 @@ from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_pacing import AckPacing
-from solowire.workers.history_api import HistoryApi
+from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
@@ -187,7 +187,13 @@ class _ShardServer:
             reporting=self._reporter,
             audit=self._audit,
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
-            history=HistoryApi(self._shard, self._schedule_run, self._settings.history.page_events),
+            history=HistoryApi(
+                self._shard.history,
+                self._shard.log.catalog,
+                self._shard.clock,
+                self._schedule_run,
+                self._settings.history.page_events,
+            ),
         )
         self._client_port = ClientPort(
             self._shard,

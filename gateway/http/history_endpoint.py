@@ -25,6 +25,7 @@ from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.router_client import RouterClient
 from solowire.protocol.history_query import DEFAULT_LIMIT, read_query_string
 from solowire.protocol.problem_details import PROBLEM_TYPE
+from solowire.runtime.http_server import wait_for_disconnect
 from solowire.runtime.settings.history_settings import HistorySettings
 
 NDJSON = "application/x-ndjson"
@@ -262,7 +263,7 @@ class _ClientGone(RequestRejected):
 async def _while_there(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, T]) -> T:
     """What the work gives; it is cancelled when the client goes. Raises _ClientGone then."""
     doing = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_for_end(receive))
+    leaving = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
@@ -271,8 +272,3 @@ async def _while_there(receive: Callable[[], Awaitable[Any]], work: Coroutine[An
     finally:
         leaving.cancel()
         doing.cancel()
-
-
-async def _wait_for_end(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

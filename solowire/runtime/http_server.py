@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,12 @@ def remove_dead_sockets(directory: Path, prefix: str, kind: socket.SocketKind) -
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
+
+
+async def wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Until the client of a request has gone. receive: ASGI's; what else comes is passed over."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class WebServer(Server):

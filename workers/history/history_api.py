@@ -13,10 +13,13 @@ import msgspec
 
 from solowire.errors import RequestError
 from solowire.model.access import Identity
+from solowire.model.catalog import Catalog
 from solowire.protocol.history_query import parse_history, read_query_string
 from solowire.protocol.messages import Codec
+from solowire.runtime.http_server import wait_for_disconnect
+from solowire.workers.clock import Clock
 from solowire.workers.history.history_page import HistoryPage
-from solowire.workers.shard import Shard
+from solowire.workers.history.history_scheduler import HistoryScheduler
 
 PAGE_BYTES = 2**20
 
@@ -29,8 +32,17 @@ class HistoryApi:
     schedule: called when the shard has something to do. max_limit: events of one page.
     """
 
-    def __init__(self, shard: Shard, schedule: Callable[[], None], max_limit: int) -> None:
-        self._shard = shard
+    def __init__(
+        self,
+        history: HistoryScheduler,
+        catalog: Catalog,
+        clock: Clock,
+        schedule: Callable[[], None],
+        max_limit: int,
+    ) -> None:
+        self._history = history
+        self._catalog = catalog
+        self._clock = clock
         self._schedule = schedule
         self._max_limit = max_limit
         self._loop = asyncio.get_running_loop()
@@ -39,33 +51,26 @@ class HistoryApi:
         self, identity: Identity, query_string: str, receive: Callable[[], Awaitable[dict[str, Any]]]
     ) -> bytes | None:
         """The page as JSON; None if whoever asked has gone. Raises InvalidHistoryQuery, RequestRejected."""
-        shard, now = self._shard, self._loop.time()
-        unix_now = shard.clock.to_unix(now)
+        now = self._loop.time()
+        unix_now = self._clock.to_unix(now)
         answer: asyncio.Future[HistoryPage | RequestError] = self._loop.create_future()
 
         def done(outcome: HistoryPage | RequestError, then: float) -> None:
             if not answer.done():
                 answer.set_result(outcome)
 
-        query = parse_history(
-            read_query_string(query_string), shard.log.catalog, now=unix_now, max_limit=self._max_limit
-        )
-        task = shard.history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
+        query = parse_history(read_query_string(query_string), self._catalog, now=unix_now, max_limit=self._max_limit)
+        task = self._history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
         self._schedule()
-        leaving = asyncio.ensure_future(_wait_for_end(receive))
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            shard.history.cancel(task)  # nothing, if it is done
+            self._history.cancel(task)  # nothing, if it is done
         if not answer.done():
             return None
         outcome = answer.result()
         if isinstance(outcome, RequestError):
             raise outcome
         return _encode(outcome)
-
-
-async def _wait_for_end(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
