@@ -1,4 +1,4 @@
-"""What is wrong with JSON, where the decoder's own words mislead."""
+"""Faults in JSON, in words where the decoder's own mislead."""
 
 from __future__ import annotations
 
