@@ -1,1 +1,1 @@
-"""The edge: HTTP API, negotiation and relay. Stateless; any number of them."""
+"""The edge: HTTP API, tickets and relay. Stateless; any number of them."""

@@ -74,9 +74,9 @@ class RouterClient:
 
     timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
-    stats: what the router is told of this process. trail: into the audit log. refreshed: waits for the keys of a
-    provider to be read again, and says whether they were.
-    held: answers to wrong tokens that are held back now; held_total: that were.
+    stats: what the router is told of this process. audit: the gateway's audit records. refresh_keys: waits for the keys
+    of a provider to be read again, and says whether they were. delayed_responses: to failed tokens, now;
+    delayed_responses_total: ever.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class RouterClient:
             )
 
     def reserve_publish(self, identity: Identity) -> Reservation:
-        """For a publish request that is about to be read; to be given to `intake.close`. Raises RequestRejected."""
+        """For a publish request that is about to be read; to be released. Raises RequestRejected."""
         if not self._link.is_router_alive:
             self.publish_limiter.reset()
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)

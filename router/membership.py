@@ -18,7 +18,10 @@ PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
 
 @dataclass(slots=True)
 class Peer:
-    """A shard or a gateway (address None). heard_at: seconds, monotonic. presumed: it has not said hello yet."""
+    """A shard or a gateway (address None).
+
+    last_heard_at: seconds, monotonic. is_presumed: it has not said hello yet.
+    """
 
     name: bytes
     incarnation: str

@@ -8,7 +8,7 @@ Publishers are answered later, or refused, as long as a shard or the journal can
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
-in a Beat that it knows an older one.
+in a HeartbeatResponse that it knows an older one.
 
 The file is long because each kind of message has its few lines here, in which the order of what is told matters.
 """
@@ -139,7 +139,7 @@ class HistoryQuestions(Protocol):
 class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
-    stopwatch: reads a clock, in seconds, to learn how long a commit takes. patience: when publishers feel a lag.
+    stopwatch: reads a clock, in seconds, to learn how long a commit takes. publish: says when publishers feel a lag.
     sampler: for log lines that a peer can cause at will.
     """
 

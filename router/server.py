@@ -76,7 +76,8 @@ def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
     """Reads the journal in the thread that calls this. Raises JournalUnavailable."""
     on_disk = settings.journal.storage == "sqlite"
     path = settings.need_data_dir() / "history-index.sqlite3" if on_disk else None
-    return HistoryReader(journal.open_reader(), journal.epoch, path, time.monotonic)
+    unindexed = load_domain(settings).catalog.unindexed
+    return HistoryReader(journal.open_reader(), journal.epoch, path, time.monotonic, unindexed)
 
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:

@@ -41,7 +41,7 @@ class RequestError(SolowireError):
 
     code: stable, snake_case, part of the outside contract. message: what is wrong. hint: the way out, or "".
     who: it was, for the audit log alone, where whoever catches it can't know: None, or `user`, `role` and `address`.
-    unread: it is answered before all of the HTTP request was read, so that nothing can follow on its connection.
+    is_unread: it is answered before all of the HTTP request was read, so that nothing can follow on its connection.
     """
 
     who: Mapping[str, str] | None = None

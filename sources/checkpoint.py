@@ -125,7 +125,7 @@ class CheckpointStore:
             os.close(self._locks.pop())
 
     def _take_locks(self) -> None:
-        """Raises OSError, ConfigError."""
+        """Takes the locks of the places. Raises OSError, ConfigError."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             for path in self._lock_paths:

@@ -31,7 +31,7 @@ _QUOTED_NAME = re.compile(r"`(?!solowire_)([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 _STATUS_AND_CODES = re.compile(r"\b[45]\d\d ((?:`[a-z_]+`(?:, | and | or )?)+)")
 OF_THE_BENCH = ("performance", "performance-notes", "overload")
 """Pages that name cases of the benchmark."""
-FOREIGN_NAMES = {"token_use", "host_run", "host_use_zero_pages", "take_slot"}
+FOREIGN_NAMES = {"legacy_off", "token_use", "host_run", "host_use_zero_pages", "take_slot"}
 """Names in pages that are others', made up, or put together of parts."""
 NO_SETTINGS = {"SOLOWIRE_GATEWAY_SERVICE_HOST"}
 """Variables that pages speak of although nothing reads them."""
@@ -80,11 +80,11 @@ def unknown_codes(text: str, known: set[str]) -> list[str]:
 
 @cache
 def error_codes() -> set[str]:
-    """Every text of the sources that could be one: a code is a constant as it stands."""
+    """Every text of the sources that could be one: a code is a constant as it stands, but for a dialect's."""
     packages = ("solowire", "gateway", "router", "workers", "sources")
     trees = [ast.parse(path.read_text("utf-8")) for package in packages for path in (ROOT / package).rglob("*.py")]
     constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return {value for value in constants if isinstance(value, str) and re.fullmatch(r"[a-z_]+", value)}
+    return {"legacy_off"} | {v for v in constants if isinstance(v, str) and re.fullmatch(r"[a-z_]+", v)}
 
 
 def unknown_settings(text: str) -> list[str]:

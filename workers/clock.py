@@ -1,4 +1,4 @@
-"""What a shard knows of clocks: what lies between the two, and how long a turn takes.
+"""The clocks of a shard: what lies between the two, and how long a turn takes.
 
 Nothing that is decided in a shard reads a clock. Times are arguments, in seconds of the loop's monotonic clock; who
 needs another one asks here. `solowire.workers.server` sets it, and nobody else.
@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 
 class Clock:
-    """wall_offset: what to add to a monotonic time to get unix seconds; the wall clock may be set while we run.
+    """The clocks of a shard.
+
+    wall_offset: what to add to a monotonic time to get unix seconds; the wall clock may be set while we run.
 
     stopwatch: seconds of whatever clock, to measure how long something takes; without one nothing is measured.
     """

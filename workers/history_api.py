@@ -24,7 +24,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HistoryApi:
-    """schedule: called when the shard has something to do. max_limit: events of one page."""
+    """Answers history requests on the shard's HTTP API.
+
+    schedule: called when the shard has something to do. max_limit: events of one page.
+    """
 
     def __init__(self, shard: Shard, schedule: Callable[[], None], max_limit: int) -> None:
         self._shard = shard

@@ -1,7 +1,7 @@
 """The shard: which connections and which log it has, and what to do when something happens.
 
-What goes to the sockets is decided in `dispatcher`, which events are for whom in `routing`; how a connection begins,
-and what its client says, in `beginning` and `answering`.
+What goes to the sockets is decided in `dispatcher`, and which events are for whom in `event_router`; how a connection
+begins in `handshake`, and what comes of its client's messages in `commands`.
 
 What it keeps true:
 
@@ -552,7 +552,7 @@ class Shard:
 
     @property
     def wants_lease_report(self) -> bool:
-        """Whether `slots` should be sent before the next heartbeat."""
+        """Whether `lease_usage_report` should be sent before the next heartbeat."""
         return self._slot_manager.lease.wants_report
 
     def lease_usage_report(self, now: float, *, beat: bool = False) -> LeaseUsage:
@@ -714,7 +714,7 @@ class Shard:
     # ---------------------------------------------------------------------------------------------- numbers
 
     def stats(self) -> ShardStats:
-        """What is counted anyway: `reporting` adds what has to be looked for."""
+        """What is counted anyway; `solowire.workers.stats.report` adds what has to be looked for."""
         t = self.totals
         return ShardStats(
             connections=len(self.connections),

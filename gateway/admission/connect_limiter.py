@@ -2,10 +2,10 @@
 
 What it keeps true: a refusal says whose doing it is, and when to come again. 429 is the asker's (it or its address
 connects too fast, its address has as many connections as it may have, or has shown too many wrong tokens); 503 is the
-system's (the group is full, or more connect than it takes in a second). The router says which doors are closed, with
-each of its beats; what it has not repeated for some beats is no word any more, and the shards decide: a gateway alone
-never closes a door. At a closed one some may try all the same (`solowire.gateway.admission.probe_limiter`), because a
-shard may have room for them that nobody else has. Who is refused is told a time of its own, within a window that grows
+system's (the group is full, or more connect than it takes in a second). The router says with each heartbeat which
+groups and addresses are full; what it has not repeated for some heartbeats no longer counts, and the shards decide. Of
+a full group some may try all the same (`solowire.gateway.admission.probe_limiter`), because a shard may have room for
+them that nobody else has. Who is refused is told a time of its own, within a window that grows
 with the number of those who wait, so that they don't come back all at once. All tables have bounds.
 
 Times are seconds of any one clock, unless they are told to clients: those count from now.
@@ -37,7 +37,7 @@ _RAISE_RATE = f"{_LATER}; an operator raises SOLOWIRE_LIMITS__CONNECT__RATE"
 
 
 class ConnectLimiter:
-    """`told` of the doors, it is asked by `check` for who wants a place, `failed_auth` for who showed one.
+    """Decides who may connect: `update` takes the router's state, `check` is asked for each who wants to.
 
     Rates are of all gateways together, but for a user's, which are of each gateway: a user's clients come to whichever
     they are sent to, and should not meet a limit sooner where gateways are many.

@@ -5,9 +5,9 @@ or refused is decided there. From then on bytes pass, and no frame is taken apar
 
 What it keeps true: bytes, close codes and refusals pass through as they are, both ways; in each direction there are
 `client_connection.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and
-nothing piles up here. A client that takes nothing for `stalled_s` is cut: the shard would do that, but its word can't
-get past a socket that nobody reads. Where the shard or this gateway goes without a word, the client is told 1012,
-unless that would fall into the midst of a frame.
+nothing piles up here. A client that takes nothing for `listen.write_timeout_s` is cut: the shard would do that, but
+its word can't get past a socket that nobody reads. Where the shard or this gateway goes without a word, the client is
+told 1012, unless that would fall into the midst of a frame.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import cast
 
 import structlog
@@ -53,7 +54,7 @@ class Relay:
     """All that a gateway carries.
 
     allowed_origins: as `check_origin` says. send_buffer: SO_SNDBUF of what it carries, bytes; None: as it is.
-    carried_total: since the start.
+    opened_count: carried since the start.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Relay:
                 relayed = RelayedConnection(self, client, shard)
             else:
                 shard, ticket, user = await self._gateway.assign_old_client(_read_token(head), address, "relay")
-                relayed = DialectRelay(self, client, shard, lambda: self._gateway.find_return_delay(user, shard))
+                relayed = DialectRelay(self, client, shard, partial(self._gateway.find_return_delay, user, shard))
             await self._open(relayed, shard)
         except RequestError as error:
             client.refuse(error)

@@ -114,7 +114,7 @@ def create_app(
 ) -> Litestar:
     """The ASGI application for everything on the gateway that is not a WebSocket.
 
-    asked: for what only shards know. trail: to the audit log.
+    shard_client: for what only shards know. audit: the gateway's audit records.
     """
     shard_client, audit = shard_client or ShardClient(), audit or GatewayAudit()
     asked = history_endpoint or HistoryEndpoint(gateway, shard_client, settings.history)
@@ -135,7 +135,7 @@ def create_app(
         summary="Publish events",
         tags=["publishers"],
         operation_class=PublishOperation,
-        request_max_body_size=None,  # posting sees to that
+        request_max_body_size=None,  # the endpoint checks it
     )
     async def publish(request: Req) -> EventsAccepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.

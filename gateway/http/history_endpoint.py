@@ -1,4 +1,4 @@
-"""What was sent before, over HTTP: `GET /v1/events`, a page as JSON or a stream of lines (NDJSON).
+"""The endpoint `GET /v1/events`: past events, a page as JSON or a stream of lines (NDJSON).
 
 The gateway judges nothing: it passes the question on to the shard that owns the user, with the user's own token, and
 the shard answers with a page. A stream is one page after the other.
@@ -67,7 +67,10 @@ class _NotNow(Exception):
 
 
 class HistoryEndpoint:
-    """streams: under way now. request_count: questions, be they answered with a page or a stream."""
+    """Serves `GET /v1/events`.
+
+    streams: under way now. request_count: questions, be they answered with a page or a stream.
+    """
 
     def __init__(self, gateway: RouterClient, shards: ShardClient, settings: HistorySettings) -> None:
         self._gateway = gateway
@@ -253,7 +256,7 @@ class _ClientGone(RequestRejected):
     """Nobody waits for the answer any more."""
 
     def __init__(self) -> None:
-        super().__init__(503, "client_gone", "the client has gone", "ask again", retry_after=1.0)
+        super().__init__(503, "client_disconnected", "the client has gone", "ask again", retry_after=1.0)
 
 
 async def _while_there(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, T]) -> T:

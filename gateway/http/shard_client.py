@@ -79,10 +79,10 @@ class ShardClient:
             )
         except httpx.TimeoutException:
             message = f"shard {shard.index} has not answered within {timeout:g} s"
-            raise RequestRejected(504, "shard_slow", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(504, "shard_timeout", message, _ASK_AGAIN, retry_after=1) from None
         except httpx.TransportError:
             message = f"shard {shard.index} can't be reached from the gateway"
-            raise RequestRejected(503, "shard_away", message, _ASK_AGAIN, retry_after=1) from None
+            raise RequestRejected(503, "shard_unavailable", message, _ASK_AGAIN, retry_after=1) from None
         return answer.status_code, answer.content, answer.headers.get("retry-after", "")
 
     def _client_for(self, shard: ShardAddress) -> httpx.AsyncClient:

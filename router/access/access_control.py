@@ -108,6 +108,6 @@ class AccessControl:
         self._send(gateway, RevokeResponse(message.request, found, is_kept))
 
     def _broadcast(self, message: RevocationUpdate) -> None:
-        """Who misses it sees in a Beat that there is another version."""
+        """Who misses it sees in a HeartbeatResponse that there is another version."""
         for member in self._members:
             self._send(member.name, message)

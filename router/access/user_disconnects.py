@@ -16,7 +16,7 @@ MAX_UNDER_WAY = 1000
 
 @dataclass
 class _PendingDisconnect:
-    """A disconnect that not all shards have answered. gateway, request: to be answered. due: seconds, monotonic."""
+    """A disconnect that not all shards have answered. gateway, request: to be answered. due_at: seconds, monotonic."""
 
     gateway: bytes
     request: int

@@ -1,4 +1,4 @@
-"""Where in the log the events with a value of an attribute, of a type or for a user are.
+"""An index of where in the log the events with a value of an attribute, of a type or for a user are.
 
     log       1 ……… 32768 | 32769 ……… 65536 | 65537 … 70000 | 70001 …
               segment 0     segment 32768     open, in memory  not looked at yet
@@ -81,16 +81,21 @@ Part = tuple[int, int, Sequence[int] | None]
 
 
 class AttributeIndex:
-    """path: of its file; None keeps it in memory. epoch: the log's. start: behind which a new one begins."""
+    """An index of the log by the values of attributes, in SQLite.
 
-    def __init__(self, path: Path | None, epoch: str, start: int) -> None:
+    path: of its file; None keeps it in memory. epoch: the log's. start: behind which a new one begins. unindexed:
+    attributes that nothing is looked up by.
+    """
+
+    def __init__(self, path: Path | None, epoch: str, start: int, unindexed: frozenset[str] = frozenset()) -> None:
         self._path = path
-        self._db = self._connect(epoch)
+        self._unindexed = unindexed
+        self._db = self._connect(" ".join((epoch, *sorted(unindexed))))  # with others left out it is another index
         rows = self._db.execute("SELECT start, last, is_owned FROM segments ORDER BY start").fetchall()
         self._segments: list[tuple[int, int]] = [(first, last) for first, last, _ in rows]  # oldest first
         self._owned = {first for first, _, is_owned in rows if is_owned}  # segments with events for one user alone
         self.start = self._segments[0][0] if self._segments else start
-        self._open = OpenSegment(self._segments[-1][1] if self._segments else start)
+        self._open = OpenSegment(self._segments[-1][1] if self._segments else start, unindexed)
         self.covered = self._open.start
 
     def _connect(self, epoch: str) -> sqlite3.Connection:
@@ -151,7 +156,7 @@ class AttributeIndex:
         self._segments.append(segment)
         if self._open.is_owned:
             self._owned.add(segment[0])
-        self._open = OpenSegment(self.covered)
+        self._open = OpenSegment(self.covered, self._unindexed)
 
     def trim(self, start: int) -> None:
         """Forgets a segment of which the log, which begins behind `start`, has nothing any more; one at a time."""
@@ -233,7 +238,7 @@ class AttributeIndex:
         met: set[int] | None = None
         # Few values first. When few places are left, they are judged, rather than that more is read.
         for name, values, are_names in sorted(clause.conditions, key=_count_values):
-            if len(values) <= MAX_VALUES and (met is None or len(met) > FEW_PLACES):
+            if name not in self._unindexed and len(values) <= MAX_VALUES and (met is None or len(met) > FEW_PLACES):
                 places = self._read_values(segment, name, values, are_names=are_names)
                 met = places if met is None else met & places
         if clause.types and len(clause.types) <= MAX_VALUES and (met is None or len(met) > FEW_PLACES):

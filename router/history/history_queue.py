@@ -35,7 +35,7 @@ class HistoryQueue:
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
             hint = "whoever waits for it is told to ask again"
-            logger.warning("history_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
+            logger.warning("history_request_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
     def cancel(self, peer: bytes, request: int) -> None:
         """Nobody waits for the answer any more."""

@@ -39,14 +39,21 @@ REBUILD_SECONDS = 30.0
 
 
 class HistoryReader:
-    """index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds.
+    """Reads the parts of the log that history asks for.
 
-    errors: how often something was wrong with the index.
+    index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds. unindexed: attributes that nothing
+    is looked up by. index_error_count: how often something was wrong with the index.
     """
 
     def __init__(
-        self, journal: JournalReader, epoch: str, index_path: Path | None, stopwatch: Callable[[], float]
+        self,
+        journal: JournalReader,
+        epoch: str,
+        index_path: Path | None,
+        stopwatch: Callable[[], float],
+        unindexed: frozenset[str] = frozenset(),
     ) -> None:
+        self._unindexed = unindexed
         self._journal = journal
         self._epoch = epoch
         self._index_path = index_path
@@ -98,14 +105,14 @@ class HistoryReader:
         return bounds.last > index.covered
 
     def _open_index(self, bounds: Bounds) -> AttributeIndex:
-        index = AttributeIndex(self._index_path, self._epoch, bounds.start)
+        index = AttributeIndex(self._index_path, self._epoch, bounds.start, self._unindexed)
         sealed = index.last_sealed
         if sealed is not None and sealed[0] > bounds.start and self._journal.read_time(sealed[0]) != sealed[1]:
             # An older copy of the log was put in its place: what was written since then is something else.
             index.close()
             if self._index_path is not None:
                 remove_files(self._index_path)
-            index = AttributeIndex(self._index_path, self._epoch, bounds.start)
+            index = AttributeIndex(self._index_path, self._epoch, bounds.start, self._unindexed)
         return index
 
     def _drop_index(self, error: Exception) -> None:

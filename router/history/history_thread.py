@@ -34,7 +34,9 @@ Send = Callable[[bytes, HistoryResponse], object]
 
 
 class HistoryThread:
-    """make_reader: called in the thread. send: called in the loop.
+    """Runs the history reader in a thread of its own.
+
+    make_reader: called in the thread. send: called in the loop.
 
     It is started at once, and ended by `close`.
     """

@@ -1,4 +1,4 @@
-"""What of an event it is found by, decoded from its body, and whether that is what a question wants."""
+"""The keys that an event is found by, decoded from its body, and whether that is what a question wants."""
 
 from __future__ import annotations
 

@@ -20,10 +20,14 @@ FEW_NAMES = 8
 
 
 class OpenSegment:
-    """start: behind which offset it begins. Places are counted from there, from 0."""
+    """The newest segment of the index, which still grows.
 
-    def __init__(self, start: int) -> None:
+    start: behind which offset it begins; places are counted from there, from 0. unindexed: attributes left out.
+    """
+
+    def __init__(self, start: int, unindexed: frozenset[str] = frozenset()) -> None:
         self.start = start
+        self._unindexed = unindexed
         self._types: Places = {}
         self._values: dict[str, Places] = {}
         self._owners: Places = {}
@@ -41,6 +45,8 @@ class OpenSegment:
         place = offset - self.start - 1
         _add(self._types, event.type, place)
         for name, value in event.attributes.items():
+            if name in self._unindexed:
+                continue
             values = self._values.get(name)
             if values is None:
                 values = self._values[name] = {}

@@ -28,7 +28,7 @@ _Split = tuple[int, dict[str, int], dict[str, int]]
 
 @dataclass(slots=True)
 class Allocation:
-    """The slots that each group is to have. shares: of each group. left: what nobody claims."""
+    """The slots that each group is to have. shares: of each group. unclaimed: what nobody claims."""
 
     live: list[LeaseHolder]  # that take users
     shares: dict[str, int]

@@ -76,7 +76,7 @@ def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
 class AddressPressure(NamedTuple):
     """Addresses that are at, or near, their limit of connections.
 
-    full: addresses with as many connections as they may have. watched, tell_from: as in Lease.
+    full_addresses: with as many connections as they may have. tracked_addresses, report_threshold: as in Lease.
     """
 
     full_addresses: list[str]
@@ -87,7 +87,7 @@ class AddressPressure(NamedTuple):
 class Coordinator:
     """Grants leases to shards.
 
-    Times are seconds, monotonic, except `unix`. word: of the coordinator before, if there is one.
+    Times are seconds, monotonic, except `unix`. snapshot: of the coordinator before, if there is one.
     """
 
     def __init__(

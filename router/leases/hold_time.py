@@ -1,4 +1,4 @@
-"""How long what a shard was granted counts as its own."""
+"""The time for which what a shard was granted counts as its own."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Grant(NamedTuple):
 
 
 class PendingDemand(NamedTuple):
-    """A group that was refused at a shard: it would use so many there. until: monotonic."""
+    """A group that was refused at a shard: it would use `target` slots there. expires_at: monotonic."""
 
     target: int
     expires_at: float
@@ -31,7 +31,10 @@ class PendingDemand(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class LeaseHolder:
-    """A process that may use slots. until: nobody uses its leases then. leases: first the one that it confirmed."""
+    """A process that may use slots.
+
+    expires_at: nobody uses its leases then. leases: first the one that it confirmed.
+    """
 
     name: bytes
     address: ShardAddress
@@ -70,9 +73,10 @@ class LeaseHolder:
 
 
 class LeaseRegistry:
-    """All of them. Times are seconds, monotonic. held_for: how long after an answer a shard may still have connections.
+    """All of them. Times are seconds, monotonic. hold_s: how long after an answer a shard may still have connections.
 
-    stirred: counts the changes of who is there and of what they use or would use, for whoever keeps what is made of it.
+    revision: counts the changes of who is there and of what they use or would use, for whoever keeps what is made of
+    it.
     """
 
     def __init__(self, hold_s: float) -> None:

@@ -45,7 +45,7 @@ def longest_delay_s(settings: PublishSettings) -> float:
 
 
 class ShardLag(NamedTuple):
-    """A live shard. lag: seconds. level: whether it has been so since its first hello. since: seconds from that."""
+    """A live shard. lag: seconds. is_caught_up: it has been since its first hello. age_s: seconds from that."""
 
     lag: float
     is_caught_up: bool
@@ -57,7 +57,7 @@ class BackpressureState(NamedTuple):
 
     delay: seconds that an answer waits after its commit. retry_after: seconds, if new requests are refused.
 
-    refuses_all: not only those of publishers that send much.
+    is_refusing_all: not only those of publishers that send much.
     """
 
     delay: float = 0.0

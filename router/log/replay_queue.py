@@ -40,7 +40,7 @@ RETRY_SECONDS = 0.02
 class ReplayQueue:
     """The questions of shards that are not answered yet. Times in seconds, monotonic.
 
-    is_level(peer): whether all that the log has for the shard is on its way to it.
+    is_caught_up(peer): whether all that the log has for the shard is on its way to it.
     """
 
     def __init__(

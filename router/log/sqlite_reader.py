@@ -36,9 +36,11 @@ _BOUNDS = "SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM eve
 
 
 class SqliteReader:
-    """path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole.
+    """Reads the journal's file beside the router that writes it.
 
-    read_tail(after, upto): records of that range that the journal has in memory; none, or not all, if it hasn't.
+    path: of the journal's file. read_floor: where the journal says that it begins: above what is before a hole.
+
+    read_tail(after, upto): the records of that range if the journal has all of them in memory, else none.
     """
 
     def __init__(

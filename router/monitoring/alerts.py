@@ -28,7 +28,10 @@ class Measurement(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """An alert that begins or ends. value: of now. seconds, highest: what it was, when it ends."""
+    """An alert that begins or ends.
+
+    measurement: of now. seconds, highest: when it ends, for how long it was there, and how high.
+    """
 
     measurement: Measurement
     threshold: float

@@ -1,4 +1,4 @@
-"""Faults in JSON, in words where the decoder's own mislead."""
+"""Faults of JSON, told where the decoder's own words mislead."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ logger = structlog.get_logger("solowire.keys")
 class KeySource:
     """Reads keys and gives them to `use`, also None when they are too old. Begins with `start`.
 
-    place: URL or path. refresh_s, stale_s: how often, and for how long keys may not be had. failures: how often it
-    failed since it succeeded last. fetches, failed: since its start.
+    place: URL or path. refresh_s, stale_s: how often, and for how long keys may not be had. is_failing: its last
+    attempt failed. fetch_count, failed_count: since its start.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class RevocationTable:
     def apply_update(self, message: RevocationUpdate) -> tuple[list[Revocation], KnownRevocations | None]:
         """What the router tells: those that are new here, and what the router is to be told in its turn, if anything.
 
-        A change to another version than the one that is here is not taken: the next Beat has all of them told.
+        A change to another version than the one that is here is not taken: the next HeartbeatResponse has all told.
         """
         known = None
         if message.prev_version is None:

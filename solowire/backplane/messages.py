@@ -49,7 +49,7 @@ class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
 class ShardAddress(_BackplaneMessage):
     """Where a shard serves its clients.
 
-    boot: new for each start of its process. api: where its HTTP API is (`api_client`).
+    incarnation: new for each start of its process. api: where its HTTP API is (`api_client`).
     """
 
     index: int
@@ -111,10 +111,10 @@ class ShardStats(_BackplaneMessage):
 class Join(_BackplaneMessage, tag="join"):
     """A peer joins the system, or joins again.
 
-    boot: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
+    incarnation: the process's. shard: None for a gateway. epoch, offset: up to where a shard's log goes already.
 
-    recent: how many events a shard without a log would like to begin with. leaving: it is not to be in the ring again.
-    revocations: the version of those that it knows, -1 if none: it is told them if there are newer ones.
+    initial_backlog: how many events a shard without a log would like to begin with. is_draining: it is not to be in the
+    ring again. revocations_version: of those that it knows, -1 if none: it is told them if there are newer ones.
     """
 
     version: int
@@ -148,10 +148,10 @@ class Revocation(_BackplaneMessage):
 class LeaseUsage(_BackplaneMessage, tag="lease_usage"):
     """What a shard uses of its lease. Answered with Lease; part of each heartbeat, and sent when it needs more.
 
-    asked: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
+    seq: grows with each one; the answer repeats it, so that the shard counts the lease's time from when it asked.
     fence: of the lease in force, which this confirms; 0 if there is none. used: connections. wanted: how many were
-    refused, for want of a slot, since the last Slots. addresses: connections by address, as the lease asks.
-    room: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
+    refused, for want of a slot, since the last one. addresses: connections by address, as the lease asks.
+    total: how many the lease in force grants in all, 0 if it is over; a router that has restarted doesn't know.
     capacity: how many its process can have, by its limit of open files; 0 where that is no limit.
     """
 
@@ -202,7 +202,8 @@ class PublishRequest(_BackplaneMessage, tag="publish_request"):
 class LogAck(_BackplaneMessage, tag="log_ack"):
     """All up to `offset` has been taken into the shard's log; `credit` events may be under way beyond it.
 
-    settled: the newest ring, by its version, whose moves are done: all users that it takes away have been sent away.
+    rebalanced_version: the newest ring, by its version, whose moves are done: all users that it takes away have been
+    sent away.
     """
 
     epoch: str
@@ -212,9 +213,10 @@ class LogAck(_BackplaneMessage, tag="log_ack"):
 
 
 class ReplayRequest(_BackplaneMessage, tag="replay_request"):
-    """Asks for the log behind `after`, up to and with `upto`, as far as it concerns `user`. Answered with Replayed.
+    """Asks for the log behind `prev_offset`, up to and with `end_offset`, as far as it concerns `user`.
 
-    personal: only what is for this user alone. With `upto` = `after` it asks no more than whether `after` is known.
+    is_user_only: only what is for this user alone. Where both offsets are equal it asks no more than whether the log
+    has that one. Answered with ReplayResponse.
     """
 
     request: int
@@ -318,7 +320,7 @@ class DisconnectReport(_BackplaneMessage, tag="disconnect_report"):
 
 
 class DisconnectResponse(_BackplaneMessage, tag="disconnect_response"):
-    """So many connections were closed, on all shards. silent: shards that have not answered in time."""
+    """So many connections were closed, on all shards. silent_shards: those that have not answered in time."""
 
     request: int
     connections: _Count
@@ -388,10 +390,11 @@ class RejoinRequired(_BackplaneMessage, tag="rejoin_required"):
 
 
 class RingState(_BackplaneMessage, tag="ring_state"):
-    """The shards that take users. version grows with each change within an epoch. last: the log's newest offset.
+    """The shards that take users. version grows with each change within an epoch. last_offset: the log's.
 
-    since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from then on
-    took away may stay until it is their turn. lost: (index, connections) of shards that this change has taken away.
+    personal_since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from
+    then on took away may stay until it is their turn. removed_shards: (index, connections) of those that this change
+    has taken away.
     """
 
     epoch: str
@@ -481,11 +484,11 @@ class Lease(_BackplaneMessage, tag="lease"):
     """How many connections a shard may have: those of `slots`, by group, and `shared_slots` more of any group.
 
     A lease takes the place of those with a smaller `fence`, and prolongs the one with the same. It holds for `seconds`
-    from when the shard sent the Slots that it answers, or, if it answers none (0), for as long as the lease before.
-    Where it grants less than is used, the shard makes room. capped: groups that may use no spare slot, since they have
-    a limit of their own.
-    full: addresses that may open no further connection. tell_from: the shard is to say which addresses have so many
-    connections or more, and, however many those have, what the `watched` ones have; 0: of none.
+    from when the shard sent the LeaseUsage that it answers (`in_reply_to`), or, if it answers none (0), for as long as
+    the lease before. Where it grants less than is used, the shard makes room. groups_without_shared: those that may use
+    no shared slot, since they have a limit of their own. full_addresses: they may open no further connection.
+    report_threshold: the shard is to say which addresses have so many connections or more, and, however many those
+    have, what the `tracked_addresses` have; 0: of none.
     """
 
     fence: int
@@ -515,10 +518,11 @@ class Fenced(_BackplaneMessage, tag="fenced"):
 class AdmissionState(_BackplaneMessage, tag="admission_state"):
     """What a gateway needs to refuse a user before a shard has to.
 
-    Part of each Beat to a gateway, which hears it as a message of its own (`solowire.backplane.router_link`).
+    Part of each HeartbeatResponse to a gateway, which hears it as a message of its own
+    (`solowire.backplane.router_link`).
 
-    closed: groups that would get no slot now. others_closed: whether that holds for a group that nobody is in yet.
-    retry_after: seconds. full: addresses with as many connections as they may have. gateways: how many there are.
+    full_groups: they would get no slot now. unknown_groups_full: whether that holds for a group that nobody is in yet.
+    retry_after: seconds. full_addresses: with as many connections as they may have. gateway_count: how many there are.
     is_journal_gone: the journal's file is not under its name any more, so that nothing can be published.
     """
 
@@ -549,9 +553,9 @@ class PublishNack(_BackplaneMessage, tag="publish_nack"):
 
 
 class HeartbeatResponse(_BackplaneMessage, tag="heartbeat_response"):
-    """The router is alive, and knows you. version: of its ring. lease: a shard's. doors: a gateway's.
+    """The router is alive, and knows you. ring_version: of its ring. lease: a shard's. admission_state: a gateway's.
 
-    revocations: the version of those in force, -1 if there never were any.
+    revocations_version: of those in force, -1 if there never were any.
     """
 
     epoch: str

@@ -1,10 +1,10 @@
-"""A peer's link to the router: says hello, beats, answers Who, and knows whether the router is there.
+"""A peer's link to the router: joins, sends heartbeats, joins again when asked, and knows whether the router is there.
 
 What it keeps true: the router is *away* as soon as nothing has been heard of it for some beats, whatever ZeroMQ thinks
-of the connection. A peer says hello again whenever the router asks, whenever a Beat tells of another ring than it was
-told, and instead of beating while the router is away: so either may restart alone, and no message that is lost is
-missed for longer than a beat. Peers beat at times of their own, so that they don't come back all at once. A pause of
-this process is not held against the router: what it said meanwhile is not read yet.
+of the connection. A peer says hello again whenever the router asks, whenever a HeartbeatResponse tells of another ring
+than it was told, and instead of beating while the router is away: so either may restart alone, and no message that is
+lost is missed for longer than a beat. Peers beat at times of their own, so that they don't come back all at once. A
+pause of this process is not held against the router: what it said meanwhile is not read yet.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ SAY_AGAIN_SECONDS = 60.0
 class RouterLink:
     """A peer's connection to the router: it joins, sends heartbeats, and notices when the router is gone.
 
-    hello: makes this peer's Hello, each time anew. received: gets all but what the link answers by itself.
+    make_join: makes this peer's Join, each time anew. received: gets all but what the link answers by itself.
 
-    stats, slots: what goes along with each heartbeat. What comes along with a Beat is received like other messages.
-    revocations: the version of those that this peer knows.
+    stats, lease_usage: what goes along with each heartbeat. What its answer brings along is received like other
+    messages. revocations: the version of those that this peer knows.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ a turn takes a bounded number of messages, so that a flood leaves room for every
 in bytes.
 
 What bounds the memory of these queues is not ZeroMQ's high-water mark, which counts messages of up to some megabytes,
-but what is ever under way: from a gateway its `publish_held_bytes`, to a shard `solowire.router.log.shard_cursor`'s
+but what is ever under way: from a gateway its `publish.max_held_bytes`, to a shard `solowire.router.log.shard_cursor`'s
 BYTES_UNDER_WAY.
 
 `solowire.backplane.memory_transport` has the twin of both, without sockets.

@@ -26,7 +26,9 @@ class PathOption(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
-            raise ConfigError(f"{param.opts[0] if param is not None else 'it'} must not be empty; {_explain_empty(param)}")
+            raise ConfigError(
+                f"{param.opts[0] if param is not None else 'it'} must not be empty; {_explain_empty(param)}"
+            )
         return super().convert(value, param, ctx)
 
 

@@ -43,7 +43,7 @@ RESTARTS_A_MINUTE = 5
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 CHECK_SECONDS = 0.1
-"""How often the children's signs of life are read: five times or more in the shortest `stuck_s`."""
+"""How often the children's signs of life are read: five times or more in the shortest `process.watchdog_timeout_s`."""
 
 WRONG_SETTINGS = 2
 SUN_PATH_BYTES = 107  # what the address of a unix socket may hold, unix(7)

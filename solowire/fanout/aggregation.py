@@ -72,7 +72,8 @@ class Digest(msgspec.Struct, frozen=True):
 class AggregationStream(Generic[F]):
     """The events of one telemetry type that meet the same conditions.
 
-    active: they are being summed up. began: behind which offset. summed: how many summaries there have been.
+    is_active: they are being summed up. began_offset: behind which. summary_count: how many summaries there
+    have been.
     """
 
     def __init__(self, name: str, settings: AggregationSettings) -> None:

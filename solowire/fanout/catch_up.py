@@ -128,8 +128,9 @@ class CatchUp:
     def _summarised_types(
         self, reader: Reader, head: FeedHead, *, compacted: bool
     ) -> Mapping[str, StreamSample | None]:
-        """The types that are summed up in the connection's frame, and what its flow does; None for a slow one's, which
-        has a summary of its own.
+        """The types that are aggregated in the connection's frame, with a sample of each stream.
+
+        It is None for a slow one's, which has a summary of its own.
         """
         if not self.streams or reader.is_in_full:
             return {}
@@ -223,8 +224,9 @@ class CatchUp:
         return upto, scanned + 1
 
     def add_released(self, parts: FrameBuilder, seen: int, edge: int, user: str | None, last: int) -> int:
-        """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most; up to which
-        release that is done.
+        """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most.
+
+        Returns up to which release that is done.
         """
         for number, entry in self._conflator.releases_since(seen):
             if number > last:

@@ -50,8 +50,8 @@ class SupersededStates(msgspec.Struct, frozen=True, gc=False):
 class _ConflatedKey:
     """One key.
 
-    held: its newest value, if that has to wait. overtaken: how many waited before it since the last that was sent, and
-    are not charged to anybody yet. queued: it is among those that are due.
+    deferred: its newest value, if that has to wait. superseded_count: how many waited before it since the last that was
+    sent, and are not charged to anybody yet. is_queued: it is among those that are due.
     """
 
     __slots__ = ("came_at", "deferred", "is_queued", "sent_at", "superseded_count")

@@ -291,8 +291,9 @@ class Feed(Generic[C]):
             yield self._plain.encode_events(upto if taken == len(pieces) else pieces[taken - 1][0], run)
 
     def build_older_frames(self, entries: Iterable[Entry], cursor: int) -> Iterator[str | bytes]:
-        """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there;
-        made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
+        """Frames of those of these that the feed wants, for one who stands further on, at `cursor`, and stays there.
+
+        They are made as they are taken. A count of zero in `compacted` says that events of the type are out of order.
         """
         wanted = sorted((entry for entry in entries if self.filter.accepts(entry)), key=_offset_of)
         types = dict.fromkeys((entry.event.type for entry in wanted), 0)
@@ -300,8 +301,10 @@ class Feed(Generic[C]):
         return (self._plain.encode_events(cursor, run, types) for run in _cut(fragments))
 
     def build_state_frames(self, user: str, upto: int) -> tuple[int | None, Iterator[str | bytes]]:
-        """The offset before the oldest of the present states that the feed wants, if any, and the frames of all, which
-        are made as they are taken; most once for all of the feed's connections, unless `user` has states of its own.
+        """The offset before the oldest of the present states that the feed wants, if any, and the frames of all.
+
+        The frames are made as they are taken; most once for all of the feed's connections, unless `user` has states of
+        its own.
         """
         snapshot, version, latest = self._snapshot, self._log.states_version, self._log.latest_states()
         mine = any(e.event.user == user for e in latest)
@@ -442,8 +445,9 @@ class Feed(Generic[C]):
         return self._catch_up.read_frame(reader, head, user, compacted=compacted)
 
     def mark_delivered(self, connection: C, frame: Frame, *, apart: bool = False) -> bool:
-        """The connection, which is behind, has been given this; whether it is current now. apart: as for
-        `add_connection`.
+        """Takes note that a connection that is behind was given this; whether it is current now.
+
+        apart: as for `add_connection`.
         """
         reader = self.behind[connection]
         self.unparked.pop(connection, None)  # who is still behind goes to the end, so that all get their turn

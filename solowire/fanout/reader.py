@@ -143,7 +143,9 @@ class FeedHead(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reader:
-    """Times in seconds, monotonic.
+    """One connection as a reader of the log.
+
+    Times in seconds, monotonic.
 
     last_release: the newest release (`Conflator`) that it has. reported_omitted: of its feed's counts, those that it
     knows; one may be below zero, for what was counted for it alone. full_until: it came back, and gets all up to there.

@@ -103,9 +103,9 @@ class MatchTerms:
 class Entry:
     """An event at its offset, with what feeds match it by.
 
-    names: the names that a selection may hold for it (`custom.x` is also `custom.*`). size: bytes that it takes, its
-    fragments apart; measured, if it is not given. held: it is a state that has to wait, or that a newer one has
-    overtaken while it waited (see `pacing`): readers pass over it.
+    match_names: the names that a selection may hold for it (`custom.x` is also `custom.*`). size: bytes that it takes,
+    its fragments apart; measured, if it is not given. is_deferred: it is a state that has to wait, or that a newer one
+    has overtaken while it waited (see `conflation`): readers pass over it.
 
     is_kept: the log has it; else it is only passed on, and keeps no fragment. log: of which it is. If of none, it keeps
     all its fragments, and raises what is wrong with its data.

@@ -1,4 +1,4 @@
-"""What the log is about to drop, for the feeds that have readers that have not read it.
+"""Entries that the log is about to drop, for the feeds that have readers that have not read them.
 
 What it keeps true: it is looked through once for all of them, and of each feed each reader gets its own count. Durable
 events are not counted: the log keeps them for longer.
@@ -19,7 +19,10 @@ from solowire.model.events import Delivery
 
 
 class TrimmedEntries:
-    """telemetry: offsets, by flow. others: what is for all who want it, by feed. own: what is for one user, by user."""
+    """Entries that the log is about to drop.
+
+    telemetry: offsets, by flow. others: what is for all who want it, by feed. own: what is for one user, by user.
+    """
 
     def __init__(self) -> None:
         self.telemetry: dict[AggregationStream[Any], list[int]] = {}

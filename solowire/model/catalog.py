@@ -39,12 +39,14 @@ class Attribute(msgspec.Struct, frozen=True):
     """A value of an event that filters and scopes look at.
 
     fields: the first of them that is a non-empty string, an integer or a boolean gives the value.
-    hierarchical: values are DNS names, and a filter value matches itself and every name beneath it.
+    hierarchical: values are DNS names, and a filter value matches itself and every name beneath it. indexed: whether
+    events of the past are looked up by it; to look them up by one with ever new values costs more than it gains.
     """
 
     name: str
     fields: tuple[str, ...]
     hierarchical: bool = False
+    indexed: bool = True
 
     def read_value(self, data: Mapping[str, Any]) -> str | None:
         """The value in `data` as text, None if it has none. Names come in lower case without the last dot."""
@@ -155,7 +157,7 @@ class Catalog:
 
     types: all, with the family. names: those that can be published as they stand, so without the family.
     categories: the names in each, with the family. attributes: all that any type declares, by name. values: of those
-    attributes that have few, such as a severity, all of them.
+    attributes that have few, such as a severity, all of them. unindexed: the names of those that aren't indexed.
     """
 
     def __init__(self, types: Iterable[EventType]) -> None:
@@ -172,9 +174,13 @@ class Catalog:
         self.categories: Mapping[str, tuple[str, ...]] = MappingProxyType(categories)
         attributes: dict[str, Attribute] = {}
         for attribute in (a for t in self.types for a in t.attributes):
-            if attributes.setdefault(attribute.name, attribute).hierarchical != attribute.hierarchical:
+            known = attributes.setdefault(attribute.name, attribute)
+            if known.hierarchical != attribute.hierarchical:
                 raise ValueError(f"attribute {attribute.name} is hierarchical in some event types only")
+            if known.indexed != attribute.indexed:
+                raise ValueError(f"attribute {attribute.name} is indexed in some event types only")
         self.attributes: Mapping[str, Attribute] = MappingProxyType(attributes)
+        self.unindexed = frozenset(name for name, attribute in attributes.items() if not attribute.indexed)
         listed = {name: self._list_values(name) for name in attributes}
         self.values: Mapping[str, frozenset[str]] = MappingProxyType({n: v for n, v in listed.items() if v is not None})
 

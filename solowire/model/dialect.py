@@ -35,7 +35,8 @@ class DialectPath(msgspec.Struct, frozen=True):
 class Question(msgspec.Struct, frozen=True):
     """What only the core can tell. about: `stats`, `recent_events`, `start_replay`, `stop_replay`, `replay_status`.
 
-    form: the client's word for it, which the answer repeats.
+    form: the client's word for it, which the answer repeats. details: of a `start_replay` also `names`, of the events
+    that it is of, as the client calls them.
     """
 
     about: str
@@ -74,7 +75,7 @@ class Translator(Protocol):
 
 
 class DialectSession(Protocol):
-    """One client's connection. has_rights: whether it may ask about others."""
+    """One client's connection."""
 
     @property
     def kind(self) -> str: ...
@@ -87,8 +88,11 @@ class DialectSession(Protocol):
     def wish(self) -> Hashable:
         """What it wants, as part of the key of what it shares with others."""
 
-    def make_translator(self, tags: Sequence[str] = ()) -> Translator:
-        """What writes events for this wish from now on, the same for all sessions with an equal one. tags: of each."""
+    def make_translator(self, tags: Sequence[str] = (), names: Sequence[str] | None = None) -> Translator:
+        """What writes events for this wish from now on, the same for all sessions with an equal one.
+
+        tags: of each frame. names: those of a `start_replay`, which it writes in place of the wish's.
+        """
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         """Its first frames. granted: the event types that its view allows of `patterns`."""
@@ -106,11 +110,10 @@ class DialectSession(Protocol):
 
 
 class Dialect(Protocol):
-    """A whole dialect.
+    """A protocol of old clients, as a domain gives it.
 
-    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off.
-
-    notice: what the log says of each user; guide: the address of what to use instead.
+    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off. guide: the
+    address of what to use instead.
     """
 
     @property

@@ -152,7 +152,7 @@ def _make_type(name: str, said: object, definitions: dict[str, Any], catalog: Ca
 
 
 def _make_attribute(said: str | _AttributeDeclaration, catalog: Catalog) -> Attribute:
-    """An attribute that the domain has, too, is as hierarchical as it is there, if nothing else is said."""
+    """An attribute that the domain has, too, is indexed, and if nothing else is said hierarchical, as there."""
     declared = _AttributeDeclaration(said) if isinstance(said, str) else said
     if not _NAME.fullmatch(declared.name):
         raise _Fault(f"the attribute {declared.name!r} must be lower-case letters, digits and _")
@@ -162,7 +162,8 @@ def _make_attribute(said: str | _AttributeDeclaration, catalog: Catalog) -> Attr
         hierarchical = known is not None and known.hierarchical
     elif known is not None and known.hierarchical != hierarchical:
         raise _Fault(f"the attribute {declared.name!r} is {'' if known.hierarchical else 'not '}hierarchical elsewhere")
-    return Attribute(declared.name, declared.fields or (declared.name,), hierarchical)
+    indexed = known is None or known.indexed
+    return Attribute(declared.name, declared.fields or (declared.name,), hierarchical, indexed)
 
 
 def _check_fields(made: EventType, payload: JsonSchemaPayload) -> None:

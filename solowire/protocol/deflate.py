@@ -19,7 +19,7 @@ WORTH_BYTES = 512
 """Smaller messages stay plain: one event alone fits a packet anyway, and saves a quarter."""
 
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
-"""As much as a plain message may have (`client.MAX_FRAME_BYTES`)."""
+"""As much as a plain message may have (`solowire.sdk.connection_attempt.MAX_FRAME_BYTES`)."""
 
 _HINT = "see docs/protocol.md, Compressed messages"
 

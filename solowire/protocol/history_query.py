@@ -161,7 +161,8 @@ def _read_plain(fields: Mapping[str, Any], now: float, max_limit: float, faults:
     if limit is None:
         limit = int(min(DEFAULT_LIMIT, max_limit))
     elif not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= max_limit:
-        faults["limit"] = f"write a whole number from 1 to {max_limit:g}"
+        bound = ", 1 at least" if math.isinf(max_limit) else f" from 1 to {max_limit:.0f}"
+        faults["limit"] = f"write a whole number{bound}"
     after = fields.get("after")
     cursor = None
     if after is not None:

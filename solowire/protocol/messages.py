@@ -5,7 +5,8 @@ Each is a tagged struct; `type` is the tag. `Codec` encodes what the server says
 it: syntax, UTF-8, depth, range, an unknown type, a field that does not fit.
 
 The `events` frame is not encoded from a struct: `Codec.encode_events` joins fragments that were encoded once (see
-`feed`). Only such frames are ever compressed; whoever reads is ready for any message of the server to be.
+`solowire.fanout.feed`). Only such frames are ever compressed; whoever reads is ready for any message of the server to
+be.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ _PACK_EVENTS = _pack.encode("events")
 class Codec(Enum):
     """How a connection's messages are written. Its value is the WebSocket subprotocol.
 
-    label: its name in statistics. is_json: else it is MessagePack. deflates: frames for many are compressed.
+    label: its name in statistics. is_json: else it is MessagePack. is_deflated: frames for many are compressed.
     """
 
     json = JSON

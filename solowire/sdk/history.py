@@ -1,4 +1,4 @@
-"""What was sent before, read page by page: `Client.history()`.
+"""History of events, read page by page: `Client.history()`.
 
 What it keeps true: each event comes once, in the order that was asked for, however many pages that takes and whatever
 is written meanwhile; where the server can't go on without leaving something out, HistoryRefused is raised and nothing
@@ -64,7 +64,7 @@ def make_question(
     after: str | tuple[str, int] | None,
     order: str,
 ) -> HistoryQuestion:
-    """Raises TypeError, ValueError."""
+    """Makes the query of a history request. Raises TypeError, ValueError."""
     if order not in ("asc", "desc"):
         raise ValueError(f"order must be 'asc' or 'desc', not {order!r}")
     if limit is not None:
@@ -182,7 +182,7 @@ class History:
 
 
 class _NoPage(Exception):
-    """error: what to raise if it isn't tried again."""
+    """A page of history that could not be had. error: what to raise if it isn't tried again."""
 
     def __init__(self, fault: Fault, error: Exception) -> None:
         super().__init__(fault.reason)

@@ -321,7 +321,7 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     """`solowire config` lists all that can be set, with what is in force, secrets masked; and it is TOML itself."""
     (place / "own.toml").write_text(
         '[session]\nheartbeat_interval_s = 7.5\n[listen]\ntrusted_proxies = ["10.0.0.0/8"]\n'
-        '[limits.groups.operator]\nreserved = 3\n[limits.groups.viewer]\nweight = 0.5\n'
+        "[limits.groups.operator]\nreserved = 3\n[limits.groups.viewer]\nweight = 0.5\n"
     )
     (place / ".env").write_text("SOLOWIRE_SHARDS=3\n")
     text = printed(solowire(place, "config", "--config", "own.toml", SECRET=SECRET, TOKEN="a.b.c", PORT=8100))

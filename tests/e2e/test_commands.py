@@ -25,12 +25,12 @@ __all__ = ["place"]  # a fixture
 COMMANDS: tuple[list[str], ...] = (
     [],
     *(["up"], ["router"], ["shard"], ["gateway"], ["source"], ["source", "bind9"], ["token"], ["publish"], ["tail"]),
-    *(["stats"], ["drain"], ["undrain"], ["config"], ["completion"]),
+    *(["history"], ["stats"], ["drain"], ["undrain"], ["config"], ["completion"]),
     *(["disconnect"], ["revoke"], ["revocations"], ["unrevoke"]),
 )
 WITH_DATA = (
     *(["up"], ["router"], ["shard", "--index", "0"], ["gateway"], ["token", "--user", "a"], ["tail"], ["stats"]),
-    *(["publish", "custom.x", "{}"], ["publish", "-"], ["drain", "0"], ["undrain", "0"]),
+    *(["publish", "custom.x", "{}"], ["publish", "-"], ["history"], ["drain", "0"], ["undrain", "0"]),
     *(["disconnect", "ann"], ["revoke", "--user", "ann"], ["revocations"], ["unrevoke", "x"]),
     ["source", "bind9", "--query-log", "/nope"],
 )

@@ -53,7 +53,12 @@ async def test_own_events_reach_whoever_may_see_them_as_they_may(own: System) ->
     async with own.http() as http:
         listed = {t["name"]: t for t in (await http.get("/v1/catalog")).json()["types"]}
     assert listed["deploy_finished"]["schema"]["required"] == ["service"]
-    assert listed["deploy_finished"]["attributes"][1] == {"name": "zone", "fields": ["zone"], "hierarchical": True}
+    assert listed["deploy_finished"]["attributes"][1] == {
+        "name": "zone",
+        "fields": ["zone"],
+        "hierarchical": True,
+        "indexed": True,
+    }
     wide = {"subscriptions": ["deploy.*"], "filter": {"service": ["web"]}}
     async with (
         own.session(own.token("ann", "operator"), wide) as operator,

@@ -95,7 +95,7 @@ def test_describe_is_plain_json() -> None:
     described = json.loads(json.dumps(CATALOG.describe()))
     assert tuple(d["name"] for d in described) == (*CATALOG.names, FAMILY)
     zone = next(a for d in described if d["name"] == "dns_query_log" for a in d["attributes"])
-    assert zone == {"name": "zone", "fields": ["zone", "query_domain"], "hierarchical": True}
+    assert zone == {"name": "zone", "fields": ["zone", "query_domain"], "hierarchical": True, "indexed": True}
 
 
 @pytest.mark.parametrize(

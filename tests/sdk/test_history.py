@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from solowire import Client, ConnectionEnded, HistoryRefused
+from solowire.runtime.settings.history_settings import HistorySettings
 from solowire.sdk import history
 
 PROBLEM = {"content-type": "application/problem+json"}
@@ -91,10 +93,17 @@ async def test_a_limit_is_of_events_in_all() -> None:
     assert (found.position, found.next_page) == (None, "e:7:1")
 
 
+def test_every_server_gives_as_much_as_is_asked_for() -> None:
+    """However few events an operator wants in a page: a limit above the server's is a wrong one."""
+    HistorySettings(page_events=history.PAGE_EVENTS)
+    with pytest.raises(ValidationError):
+        HistorySettings(page_events=history.PAGE_EVENTS - 1)
+
+
 async def test_what_passes_is_waited_for() -> None:
     """A page that is refused for now, or lost on the way, is asked for again, and comes once."""
     gateway = Gateway(
-        problem(503, "router_away"),
+        problem(503, "router_unavailable"),
         page(1, next="e:1"),
         httpx.ConnectError("reset"),
         problem(429, "history_rate_limited", headers={"retry_after": "0"}),

@@ -1,10 +1,10 @@
 """A shard's lease: which slots are taken, whether there is one for another connection, and what to tell the router.
 
 What it keeps true: as long as the lease holds, a slot is given out only while fewer than `total` are taken, that is all
-that the lease grants; within that a group has its own slots, and `spare` ones are for whoever comes first. A slot is
+that the lease grants; within that a group has its own slots, and shared ones are for whoever comes first. A slot is
 taken until the socket of its connection is gone. When the lease has run out nobody gets a slot any more, and users are
-to be gone before the router counts the slots as free (`backplane.EMPTYING`). The time of a lease counts from when the
-Slots that it answers were sent, so that this end is over before the router's.
+to be gone before the router counts the slots as free (`LEASE_DRAIN_FRACTION`). The time of a lease counts from when the
+LeaseUsage that it answers was sent, so that this end is over before the router's.
 
 Taking and returning are what every connection costs: a few look-ups, and no message. The router hears of it with the
 next heartbeat, or at once (`wants_report`) when a group gets no slot for the first time under a lease, when few are
@@ -29,7 +29,7 @@ ANSWERS_AWAITED = 64
 class ShardLease:
     """The lease of one shard and how much of it is used.
 
-    Times in seconds, monotonic. ends: until when slots may be taken. over_at: by when all must be returned.
+    Times in seconds, monotonic. ends_at: until when slots may be taken. over_at: by when all must be returned.
     """
 
     def __init__(self, capacity: int = 0) -> None:
@@ -50,7 +50,7 @@ class ShardLease:
         self._demand: dict[str, int] = {}
         self._reported_groups: set[str] = set()  # groups for which the router was asked under this lease
         self._seq = 0
-        self._sent_at: dict[int, float] = {}  # when which Slots were sent, oldest first
+        self._sent_at: dict[int, float] = {}  # when which LeaseUsage was sent, oldest first
 
     @property
     def is_at_capacity(self) -> bool:

@@ -21,7 +21,7 @@ GATEWAYS_KNOW_SECONDS = 0.2
 class Rebalancer:
     """Schedules connections that have to move to other shards.
 
-    per_second: turns. version: of the ring in force, -1 for none. Times in seconds, monotonic.
+    per_second: turns. ring_version: of the ring in force, -1 for none. Times in seconds, monotonic.
     """
 
     def __init__(self, per_second: float) -> None:

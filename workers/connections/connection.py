@@ -1,11 +1,11 @@
 """One user's connection, as its shard sees it, and the states it goes through.
 
-    waiting ──hello, or 2 s──► live ──sent away──► leaving ──► closing ──► gone
-       │        └──► resuming ───▲│                   │           ▲
-       └────────────────┴─────────┴───────────────────┴───────────┘
+    awaiting_hello ──hello, or 2 s──► live ──sent away──► draining ──► closing ──► closed
+       │               └──► resuming ───▲│                   │           ▲
+       └───────────────────────┴─────────┴───────────────────┴───────────┘
 
 One that is resuming waits for what the shard asks the router for; what the client says meanwhile is kept for then. One
-that is leaving has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
+that is draining has been told to go to another shard: nobody listens to it any more, and it gets no more events. A
 connection belongs to a feed exactly while it is live. What it gets next, and what waits for its socket meanwhile, is
 its reader's (`solowire.fanout.reader`). Nothing is queued for it but what it asked for itself: answers that came while
 its socket was busy, at most MAX_PENDING_REPLIES, at which bound it is closed as too slow; and, once, the states or the
@@ -36,12 +36,12 @@ STRIKE_SECONDS = 60.0
 
 
 class State(Enum):
-    awaiting_hello = "waiting"
+    awaiting_hello = "awaiting_hello"
     resuming = "resuming"
     live = "live"
-    draining = "leaving"
+    draining = "draining"
     closing = "closing"
-    closed = "gone"
+    closed = "closed"
 
 
 TRANSITIONS = {

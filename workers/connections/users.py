@@ -23,10 +23,10 @@ ENDING_STATES = (State.draining, State.closing, State.closed)
 class User:
     """One user's connections on this shard.
 
-    connections: oldest first. arriving: handshakes under way.
+    connections: oldest first. handshake_count: handshakes under way.
 
-    messages, changes, replays: of what it may say, subscribe, and have read of the log, when the bucket is full again
-    (`solowire.algorithms.token_bucket`).
+    messages_full_at, changes_full_at, replays_full_at: when the buckets of what it may say, subscribe, and have read of
+    the log are full again (`solowire.algorithms.token_bucket`).
     """
 
     __slots__ = ("changes_full_at", "connections", "handshake_count", "messages_full_at", "replays_full_at")

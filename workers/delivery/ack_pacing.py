@@ -19,7 +19,10 @@ ACK_BYTES = 8 * 2**20
 
 
 class AckPacing:
-    """credit: events that may be under way. Times in seconds, monotonic. due: when to tell; infinity if never."""
+    """Decides when the router gets an acknowledgement.
+
+    credit: events that may be under way. Times in seconds, monotonic. due: when to tell; infinity if never.
+    """
 
     def __init__(self, credit: int) -> None:
         self.due = inf

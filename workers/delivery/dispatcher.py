@@ -280,7 +280,10 @@ class Dispatcher:
         return lost
 
     def _count_sent(self, frame: Frame, connections: int, cursor: int, now: float) -> None:
-        """cursor: where they stood. The frame is as late as the oldest event in it, which comes next there."""
+        """Counts a frame that was sent.
+
+        cursor: where they stood. The frame is as late as the oldest event in it, which comes next there.
+        """
         if cursor != self._latency_cache[0] or now != self._latency_cache[1]:
             # Feeds and connections that stand at the same place come one after the other: looked up once.
             oldest = self._log.next_entry(cursor)

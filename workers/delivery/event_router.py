@@ -25,7 +25,7 @@ _STATE, _TELEMETRY = Delivery.state, Delivery.telemetry  # an enumeration looks 
 
 
 class EventRouter:
-    """connections: those that there are. totals: where it counts."""
+    """Routes events to the feeds that want them. connections: those that there are. totals: where it counts."""
 
     def __init__(
         self,

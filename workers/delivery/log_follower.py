@@ -25,7 +25,7 @@ logger = structlog.get_logger("solowire.shard")
 
 
 class LogFollower:
-    """index: the shard's. connections: those that there are."""
+    """Follows the router's log. index: the shard's. connections: those that there are."""
 
     def __init__(
         self,

@@ -11,7 +11,10 @@ from solowire.algorithms.hash_ring import Ring
 
 
 class RingHistory:
-    """index: the shard's. Offsets are those of the log when each ring was told."""
+    """Remembers rings, and from which offset each was in force.
+
+    index: the shard's. Offsets are those of the log when each ring was told.
+    """
 
     def __init__(self, index: int) -> None:
         self._index = index

@@ -29,7 +29,10 @@ SEND_READS = 25
 
 
 class SlowConsumers:
-    """Times in seconds, monotonic. due_at: when to look who has recovered; None if nobody is slow."""
+    """Gives slow consumers their turns, and notices who has recovered.
+
+    Times in seconds, monotonic. due_at: when to look who has recovered; None if nobody is slow.
+    """
 
     def __init__(self) -> None:
         self.due_at: float | None = None

@@ -200,11 +200,14 @@ class DialectReplays:
         self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
 
     def _read_moment(self, replay: Replay, fragment: bytes) -> float:
-        """When the event happened; where it doesn't say, when the one before it did."""
+        """When the event happened, by its publisher's clock; where it doesn't say, when the one before it did.
+
+        One of a clock that is ahead comes at the end of the replay: it must not hold up those behind it for longer.
+        """
         first = bytes(replay.codec.encode_events(0, [fragment])).partition(b"\n")[0]
         moment = _read_time(_read_stamp(first).timestamp) if first else None
         before = replay.waiting[-1][0] if replay.waiting else replay.reached
-        return before if moment is None else moment
+        return before if moment is None else min(moment, replay.until)
 
     def advance(self, connection: Connection, now: float) -> None:
         """Sends what is due of the connection's replay, and sees to the rest."""
@@ -243,11 +246,11 @@ def _make_fault(code: str, message: str) -> dict[str, Any]:
 
 
 def _read_time(text: object) -> float | None:
-    """Unix seconds; None for what is no time. One without an offset is in UTC."""
+    """Unix seconds; None for what is no time, or none that can be written in UTC. One without an offset is in UTC."""
     if not isinstance(text, str):
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

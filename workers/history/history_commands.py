@@ -42,7 +42,9 @@ class HistoryCommands:
     def start(self, connection: Connection, message: History, now: float) -> None:
         """Begins a page, which is sent when it is made. now: seconds, monotonic. Raises InvalidMessage."""
         if connection.state is not State.live:
-            raise InvalidMessage("hello_first", "the first message must be hello", "send it, and this one after that")
+            raise InvalidMessage(
+                "hello_required", "the first message must be hello", "send it, and this one after that"
+            )
         fields = {name: getattr(message, name) for name in PARAMETERS}
         view = connection.view
 

@@ -25,7 +25,9 @@ from solowire.protocol.history_query import HistoryCursor, HistoryPosition, Hist
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
-    """events: as they stand in `events` frames, encoded. next: where the next page begins; None if there is none.
+    """A page of past events.
+
+    events: as they stand in `events` frames, encoded. next: where the next page begins; None if there is none.
 
     complete: that is all, at present. denied: what of the types was not granted.
     """
@@ -80,7 +82,8 @@ def make_clauses(selection: Selection, catalog: Catalog) -> list[HistoryClause] 
 class HistoryTask:
     """A page that is being made. key: whose it is beside its user, to be cancelled with: a connection, or None.
 
-    start, end: the question's bounds, as the router says; reached: up to where it has been looked at.
+    bounds: what is still to be looked at. part: what the router has sent of it; place: how much of that has been
+    judged; cursor: up to where the range has been looked at when all of it has.
     """
 
     __slots__ = (
@@ -105,7 +108,7 @@ class HistoryTask:
     def __init__(
         self, user: str, query: HistoryQuery, judge: HistoryJudge, *, key: object, max_bytes: int, now: float
     ) -> None:
-        """now: unix seconds, as in `query`."""
+        """Begins a page. now: unix seconds, as in `query`."""
         self.user = user
         self.query = query
         self.judge = judge
@@ -147,12 +150,20 @@ class HistoryTask:
         else:
             self._bounds = HistoryBound(self.epoch, offset), until
 
-    def take_event(self, offset: int, body: bytes) -> None:
-        """Judges the next event of the part, and takes it if it is the asker's."""
+    def take_event(self, offset: int, body: bytes) -> bool:
+        """Judges the next event of the part, and takes it if it is the asker's; False if there is no room for it.
+
+        One that is larger than a page has a page to itself.
+        """
         written = self.judge.write_event(offset, body, self.user)
-        if written is not None:
-            self.events.append(msgspec.Raw(written))
-            self.bytes_left -= len(written) + 1
+        if written is None:
+            return True
+        size = len(written) + 1
+        if self.events and size > self.bytes_left:
+            return False
+        self.events.append(msgspec.Raw(written))
+        self.bytes_left -= size
+        return True
 
     def make_page(self) -> HistoryPage:
         since, until = self._bounds

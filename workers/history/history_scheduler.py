@@ -43,7 +43,9 @@ Done = Callable[[HistoryPage | RequestError, float], None]
 
 
 class HistoryScheduler:
-    """questions: what is to be sent to the router. By the clock's stopwatch it learns how long a turn takes.
+    """Asks the router for past events, in turns.
+
+    questions: what is to be sent to the router. By the clock's stopwatch it learns how long a turn takes.
 
     answered_count, event_count, rejected_count: pages made, events in them, and questions refused.
     """
@@ -199,8 +201,10 @@ class HistoryScheduler:
         end = min(task.place + RECORDS_A_STEP, len(task.part))
         while task.place < end:
             offset, body = task.part[task.place]
+            if not task.take_event(offset, body):  # the next page begins with it
+                self._fill(task, offset + 1 if task.query.is_descending else offset - 1, now)
+                return
             task.place += 1
-            task.take_event(offset, body)
             if task.is_full:
                 self._fill(task, offset, now)
                 return
@@ -239,7 +243,9 @@ class HistoryScheduler:
             self._finish(task, task.make_page(), now)
             return
         fault = "the router has not answered in time"
-        self._finish(task, RequestRejected(503, "router_away", fault, "ask again in a moment", retry_after=1.0), now)
+        self._finish(
+            task, RequestRejected(503, "router_unavailable", fault, "ask again in a moment", retry_after=1.0), now
+        )
 
     # ------------------------------------------------------------------------------------------------ places
 

@@ -70,7 +70,7 @@ class AcceptedSocket:
 class _PendingSocket:
     """A socket whose request head has not come yet.
 
-    is_kept: it is watched. has_ended: it has been closed, or handed over.
+    is_watched: epoll says when something comes. has_ended: it has been closed, or handed over.
     """
 
     __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "socket")

@@ -99,8 +99,8 @@ class FrameParser:
     """The client's half of one connection, once it has sent anything but short messages, each in a read of its own.
 
     Payloads are unmasked, and text is checked, as they come: a fault is found with the byte that makes it one (RFC
-    6455, 7.1.7 and 8.1). idle: how many frames have come that completed no message, since that was last set to 0.
-    idle_room: so many may; with one more it ends with `bad_protocol`, and nothing of what came with it is looked at.
+    6455, 7.1.7 and 8.1). idle_count: how many frames have come that completed no message, since that was last set to 0.
+    idle_limit: so many may; with one more it ends with `bad_protocol`, and nothing of what came with it is looked at.
     """
 
     __slots__ = (

@@ -58,9 +58,9 @@ IDLE_USERS = 10_000
 class Socket:
     """One of them.
 
-    connection: set by who has it adopted. left: what the kernel has not taken yet, None if nothing. ping: the client's
-    last one, if it is to be answered when `unsent` has gone. probed: a ping of ours is to show that the peer speaks
-    WebSocket.
+    connection: set by who has it adopted. unsent: what the kernel has not taken yet, None if nothing. pending_ping: the
+    client's last one, if it is to be answered when `unsent` has gone. is_probed: a ping of ours is to show that the
+    peer speaks WebSocket.
     """
 
     __slots__ = ("connection", "fd", "has_ended", "inbound", "is_closing", "is_probed", "pending_ping", "unsent")
@@ -80,10 +80,10 @@ class Socket:
 class TcpSockets:
     """`solowire.workers.connections.sockets.Sockets` over TCP, and what comes in by them.
 
-    received(connection, message) is called for each message of a client; broken(connection, code) when one breaks the
-    protocol: it has to close the connection; answered(connection) when one that was probed has sent any frame;
-    heard() after all that has come in at a time. took(connection): its peer has taken some of what it was busy with, or
-    all. ended(connection): its socket is gone.
+    on_message(connection, message) is called for each message of a client; on_protocol_error(connection, code) when one
+    breaks the protocol: it has to close the connection; on_probe_answered(connection) when one that was probed has sent
+    any frame; on_batch_done() after all that has come in at a time. on_writable(connection): its peer has taken some of
+    what it was busy with, or all. on_closed(connection): its socket is gone.
     """
 
     def __init__(self) -> None:

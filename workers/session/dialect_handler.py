@@ -8,7 +8,7 @@ message that is too big; one who says too much is told so once in a while, and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -193,7 +193,7 @@ class DialectHandler:
         details = question.details
         match question.about:
             case "start_replay":
-                make_codec = partial(self._make_replay_codec, connection.dialect.session)
+                make_codec = partial(self._make_replay_codec, connection.dialect.session, details["names"])
                 return self._replays.start(connection, make_codec, details, now, self._clock.to_unix(now))
             case "stop_replay":
                 return self._replays.stop(connection, details.get("replay_id"))
@@ -205,9 +205,9 @@ class DialectHandler:
         if self._replays is not None:
             self._replays.forget_connection(connection)
 
-    def _make_replay_codec(self, session: DialectSession, replay_id: str) -> DialectCodec:
+    def _make_replay_codec(self, session: DialectSession, names: Sequence[str], replay_id: str) -> DialectCodec:
         """One of its own: what is old changes nothing of what its readers are told of the present."""
-        return DialectCodec(session.make_translator(("replay", replay_id)), self._dialect.name)
+        return DialectCodec(session.make_translator(("replay", replay_id), names), self._dialect.name)
 
     def summarize(self) -> dict[str, int]:
         """What was served, and is open now, in one table."""

@@ -55,7 +55,10 @@ LATE_SECONDS = 0.1
 
 
 class Handshake:
-    """replays: what has to be asked of the router for those who come back."""
+    """Begins connections: hello, replay, welcome.
+
+    replays: what has to be asked of the router for those who come back.
+    """
 
     def __init__(
         self,

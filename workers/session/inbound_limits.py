@@ -68,7 +68,7 @@ _MESSAGE_RATE, _SUBSCRIPTION_RATE = "SOLOWIRE_SESSION__MESSAGE_RATE", "SOLOWIRE_
 
 
 class InboundLimits:
-    """users: where what each has said is counted."""
+    """Limits what clients send. users: where what each has said is counted."""
 
     def __init__(self, users: UserRegistry, settings: SessionSettings, catalog: Catalog) -> None:
         self._users = users

@@ -13,7 +13,10 @@ from solowire.workers.connections.users import UserRegistry
 
 
 class ReplayBudget:
-    """rate: records per second. Times in seconds, monotonic. A user whom nobody knows here is not counted."""
+    """Charges users for the records read for them.
+
+    rate: records per second. Times in seconds, monotonic. A user whom nobody knows here is not counted.
+    """
 
     def __init__(self, users: UserRegistry, rate: Rate) -> None:
         self._users = users

@@ -49,8 +49,8 @@ RECENT = 8
 class ReplayTask:
     """One client's. cursor: it has, or `fragments` hold, all up to it. matcher: says what it may see of the rest.
 
-    cost: how many records are to be read for it, by the look of it. read: records that were asked for, or read here, so
-    far. rank: the smaller, the sooner it gets its turn; each record read adds to that. began: when, seconds, monotonic.
+    cost: how many records are to be read for it, by the look of it. read_count: records that were asked for, or read
+    here, so far. rank: the smaller, the sooner it gets its turn; each record read adds to that. began_at: monotonic.
     """
 
     __slots__ = (

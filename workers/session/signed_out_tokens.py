@@ -21,7 +21,7 @@ MAX_USERS = 10_000
 
 
 class SignedOutTokens:
-    """Times are unix seconds."""
+    """Remembers tokens whose users have signed out. Times are unix seconds."""
 
     def __init__(self) -> None:
         self._last_ends: OrderedDict[str, float] = OrderedDict()  # of the tokens that each user has shown
@@ -37,7 +37,7 @@ class SignedOutTokens:
             _put_largest(self._void_ends, user, self._last_ends[user])
 
     def check(self, identity: Identity) -> None:
-        """Raises InvalidToken."""
+        """Rejects a token that was signed out. Raises InvalidToken."""
         if read_token_end(identity) <= self._void_ends.get(identity.user, float("-inf")):
             raise InvalidToken("the user has signed out", code="token_revoked", hint="sign in again for another token")
 

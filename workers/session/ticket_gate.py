@@ -29,7 +29,7 @@ class SlotRefusal(msgspec.Struct, frozen=True, gc=False):
 
 
 class TicketGate:
-    """index: the shard's. on_duplicate: `replace` or `reject`. boot: of this process."""
+    """Redeems tickets. index: the shard's. on_duplicate: `replace` or `reject`. boot: of this process."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class TicketGate:
         return None
 
     def _check_dialect_limit(self, user: str) -> None:
-        """Raises RequestRejected."""
+        """Checks the limit on connections of a dialect. Raises RequestRejected."""
         if len(self._users.list_dialect(user)) >= self._users.dialect_limit:
             raise RequestRejected(
                 429,

@@ -20,12 +20,15 @@ DURABLE, STATE, TELEMETRY = Delivery.durable, Delivery.state, Delivery.telemetry
 HIGH = Priority.high
 
 
+_UNINDEXED = frozenset({"client_ip"})  # and `query_domain`, which is within `zone` where events are queries
+
+
 def _plain(*names: str) -> tuple[Attribute, ...]:
-    return tuple(Attribute(name, (name,)) for name in names)
+    return tuple(Attribute(name, (name,), indexed=name not in _UNINDEXED) for name in names)
 
 
 _ZONE = Attribute("zone", ("zone",), hierarchical=True)
-_DOMAIN = Attribute("query_domain", ("query_domain",), hierarchical=True)
+_DOMAIN = Attribute("query_domain", ("query_domain",), hierarchical=True, indexed=False)
 
 _ALERT = (Attribute("severity", ("level",)), *_plain("forwarder_id", "type"))
 _ZONES = (_ZONE, *_plain("zone_type", "view", "actor"))

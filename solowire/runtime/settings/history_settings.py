@@ -19,4 +19,6 @@ class HistorySettings(Section):
     timeout_s: float = Field(
         5.0, ge=0.1, le=60, description="how long a page of history is made; then it ends with what was found"
     )
-    page_events: int = Field(5_000, ge=1, le=50_000, description="events in one page of history, at most")
+    page_events: int = Field(  # 1,000 is what clients may ask for without a question
+        5_000, ge=1_000, le=50_000, description="events in one page of history, at most"
+    )

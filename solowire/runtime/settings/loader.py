@@ -1,4 +1,4 @@
-"""Where settings come from: read once, at start, validated together, and passed down as values.
+"""The loader of settings: read once, at start, validated together, and passed down as values.
 
 Later ones win: defaults, the file of `--config`, `.env`, the environment (`SOLOWIRE_…`), options of the command line.
 They win setting by setting, whatever section these are of. Whatever is wrong becomes one line that names the setting
@@ -86,7 +86,7 @@ class _ConfigFile(TomlConfigSettingsSource):
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """Raises ConfigError."""
+    """Reads a settings file. Raises ConfigError."""
     try:
         return _ConfigFile(Settings, path)()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the models of settings have in common: how they are written, and what is said of those that don't fit."""
+"""The base of the models of settings: how they are written, and what is said of those that don't fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each setting stands: paths such as `shard.flush.high_ms`, and the variables that go with them."""
+"""The paths of settings, such as `shard.flush.high_ms`, and the variables that go with them."""
 
 from __future__ import annotations
 

@@ -52,4 +52,4 @@ def test_a_shard_s_questions_are_bounded() -> None:
             queue.add(b"one", question(number, f"user-{number}"))
     assert len(queue) == MAX_WAITING
     assert drain(queue)[0] == (b"one", 1)
-    assert [line["event"] for line in logs] == ["history_dropped"]
+    assert [line["event"] for line in logs] == ["history_request_dropped"]

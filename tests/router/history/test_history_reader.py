@@ -235,6 +235,17 @@ def open_sqlite(path: Path, max_events: int = MAX_EVENTS) -> SqliteJournal:
     )
 
 
+class Unindexed(InMemory):
+    """Nothing is looked up by zone: it is judged event by event."""
+
+    def open_reader(self) -> HistoryReader:
+        return HistoryReader(
+            self.journal.open_reader(), "epoch", self.index_path, lambda: self.clock, frozenset({"zone"})
+        )
+
+
+TestUnindexed = Unindexed.TestCase
+TestUnindexed.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 TestInMemory = InMemory.TestCase
 TestInMemory.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestOnDisk = OnDisk.TestCase
@@ -270,6 +281,20 @@ def offsets(part: HistoryResponse) -> list[int]:
 def follow(reader: HistoryReader) -> None:
     while reader.follow_log():
         pass
+
+
+def test_an_attribute_that_is_looked_up_by_from_now_on_is_found_in_what_is_old(
+    journal: SqliteJournal, tmp_path: Path
+) -> None:
+    """The index is made anew: the old one has no word of it, and would say that there is nothing."""
+    with mock.patch.multiple(attribute_index, SEGMENT_EVENTS=4):
+        publish(journal, *(make_event(n, "custom.a", "example.com" if n % 3 else "other.org") for n in range(1, 11)))
+        wanted = HistoryClause(["custom.a"], [("zone", ["other.org"], True)])
+        for unindexed in (frozenset({"zone"}), frozenset[str]()):
+            reader = HistoryReader(journal.open_reader(), "epoch", tmp_path / "index", lambda: 0.0, unindexed)
+            follow(reader)
+            assert offsets(ask(reader, wanted)) == [3, 6, 9]
+            reader.close()
 
 
 def test_a_bound_of_another_epoch_or_of_the_future_is_refused(journal: SqliteJournal) -> None:

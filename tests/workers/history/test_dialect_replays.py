@@ -139,6 +139,18 @@ def test_events_come_at_the_pace_at_which_they_came() -> None:
     )
 
 
+def test_an_event_of_a_clock_that_is_ahead_holds_nobody_up() -> None:
+    """It comes at the end of what is replayed, and not when its publisher's clock would have it."""
+    p = Place()
+    replay_id = p.start(until="2026-01-01T00:05:00Z")["replay_id"]
+    p.answer(0, 30, 1)
+    p.wait(4.9)
+    assert p.sent() == ["m0"]
+    p.wait(0.2)
+    assert p.sent() == ["m0", "m30", "m1"]
+    assert p.replays.describe(p.page, replay_id)["status"] == "completed"
+
+
 def test_one_page_after_the_other() -> None:
     """The next one is asked for when what there is has been sent, from where the last one ended."""
     p = Place()
@@ -209,7 +221,13 @@ def test_a_busy_socket_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     "details",
-    [{"since": "yesterday"}, {"until": "soon"}, {"since": END, "until": START}, {"since": START, "until": START}],
+    [
+        {"since": "yesterday"},
+        {"until": "soon"},
+        {"since": END, "until": START},
+        {"since": START, "until": START},
+        {"since": "0001-01-01T00:00:00+23:59"},  # a year before the first, in UTC
+    ],
 )
 def test_times_that_are_none_are_refused(details: dict[str, Any]) -> None:
     p = Place()

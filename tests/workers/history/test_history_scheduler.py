@@ -102,16 +102,28 @@ def test_pages_together_hold_what_a_live_connection_gets(
 
 
 def test_a_page_ends_with_its_bytes() -> None:
-    """However many events it might have, a page is no larger than it may be by more than an event."""
+    """A page is no larger than it may be, oldest or newest first; an event that is has a page to itself."""
     b = ShardHarness()
     for _ in range(10):
         b.publish("custom.a", {"x": "y" * 1000})
     asker = Asker(b)
-    asker.ask(max_bytes=3000, types=["custom.a"])
-    b.answer_history(at_a_time=100)
-    page = asker.outcomes[0]
-    assert isinstance(page, HistoryPage)
-    assert (offsets(page), page.complete, page.next) == ([1, 2, 3], False, "epoch-1:3")
+
+    def ask(max_bytes: int, after: str | None, order: str) -> HistoryPage:
+        asker.ask(max_bytes=max_bytes, types=["custom.a"], after=after, order=order)
+        b.answer_history(at_a_time=100)
+        page = asker.outcomes.pop()
+        assert isinstance(page, HistoryPage)
+        assert not page.complete
+        return page
+
+    for max_bytes, order, pages in (
+        (3000, "asc", [[1, 2], [3, 4]]),
+        (3000, "desc", [[10, 9], [8, 7]]),
+        (500, "asc", [[1], [2]]),
+    ):
+        first = ask(max_bytes, None, order)
+        assert sum(map(len, map(bytes, first.events))) <= max_bytes or len(first.events) == 1
+        assert [offsets(first), offsets(ask(max_bytes, first.next, order))] == pages
 
 
 def test_a_page_ends_with_its_time() -> None:
@@ -138,7 +150,7 @@ def test_a_router_that_says_nothing_is_said() -> None:
     b.wait(5.0)
     [outcome] = asker.outcomes
     assert isinstance(outcome, RequestRejected)
-    assert (outcome.status, outcome.code, outcome.retry_after) == (503, "router_away", 1.0)
+    assert (outcome.status, outcome.code, outcome.retry_after) == (503, "router_unavailable", 1.0)
 
 
 def test_a_router_that_has_begun_anew_is_asked_again() -> None:
@@ -267,7 +279,7 @@ def test_a_socket_s_question_comes_after_its_hello() -> None:
     connection = b.open_connection()
     b.say(connection, c.History("early"))
     [error] = b.read_messages(connection)
-    assert (error.id, error.code) == ("early", "hello_first")
+    assert (error.id, error.code) == ("early", "hello_required")
     connection = b.connect(user="bob")
     b.say(connection, c.History("wrong", since="x", limit=-1))
     [error] = b.read_messages(connection)

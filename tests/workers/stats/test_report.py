@@ -90,7 +90,7 @@ def test_closed_connections_are_counted_by_their_code() -> None:
 
 def test_of_many_groups_the_largest_are_counted_and_the_others_together() -> None:
     """Ten thousand tenants are no ten thousand series."""
-    b = ShardHarness(group_by="tenant")
+    b = ShardHarness(limits__group_by="tenant")
     for n in range(MOST_VALUES + 10):
         for user in (f"user-{n}", f"other-{n}")[: 1 + (n < 5)]:
             b.open_as(Identity(user, "viewer", (), tenant=f"tenant-{n}"))

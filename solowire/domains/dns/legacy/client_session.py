@@ -67,8 +67,8 @@ class LegacySession:
     def wish(self) -> Hashable:
         return frozenset(self._names)
 
-    def make_translator(self, tags: Sequence[str] = ()) -> LegacyTranslator:
-        return LegacyTranslator(frozenset(self._names), self._known, tags)
+    def make_translator(self, tags: Sequence[str] = (), names: Sequence[str] | None = None) -> LegacyTranslator:
+        return LegacyTranslator(frozenset(self._names if names is None else names), self._known, tags)
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         self._drop_denied(granted)
@@ -98,8 +98,13 @@ class LegacySession:
             return Outcome(command.type, frames)
         details = dict(command.details)
         if about == "start_replay":
-            types = [found for name in details["types"] for found in self._known.find_types(name)]
-            details["types"] = list(dict.fromkeys(types)) or self.patterns
+            asked: list[str] = details["types"]
+            unknown = next((name for name in asked if not self._known.find_types(name)), None)
+            if unknown is not None:
+                text = f"start_replay: there is no event type {unknown[:_SAID]!r}"
+                return Outcome(command.type, [self._error("invalid_message", text, now, command.type)], is_fault=True)
+            details["names"] = asked or list(self._names)
+            details["types"] = self._known.list_patterns(details["names"])
         return Outcome(command.type, question=Question(about, command.type, details))
 
     def confirm(self, granted: Sequence[str], now: str) -> list[str]:

@@ -29,7 +29,7 @@ EXPIRED = "token_expired"
 
 
 class LegacyDialect:
-    """The whole of it.
+    """The dialect of the old frontend.
 
     catalog: all event types. sunset: when this protocol ends. guide: the address of what to use instead.
     """

@@ -17,6 +17,7 @@ from solowire.domains.dns.legacy.event_names import DEFAULTS
 from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
 from solowire.model.dialect import DialectPath, Outcome
 from tests.domains.dns.legacy.page import read_frame
+from tests.support.factories import event
 
 NOW = "2026-12-01T00:00:00.000Z"
 DIALECT = LegacyDialect(CATALOG, datetime(2027, 12, 31, tzinfo=UTC), "/guide")
@@ -148,6 +149,20 @@ def test_questions_are_the_core_s_to_answer(message: dict[str, Any], about: str,
     assert frame["type"] == answer
 
 
+@pytest.mark.parametrize("asked", [["record_created"], []])
+def test_a_replay_writes_what_it_is_of(asked: list[str]) -> None:
+    """Also what the socket has not subscribed; what it has, where the client names nothing."""
+    session = opened("health")
+    data = {"start_time": NOW, "filter_config": {"event_types": asked}}
+    outcome, _ = say(session, {"type": "start_replay", "data": data})
+    assert outcome.question is not None
+    translator = session.make_translator(("replay", "r1"), outcome.question.details["names"])
+    record = event("record_created", {"zone": "example.com", "name": "www", "type": "A"})
+    alert = event("health_alert", {"message": "m", "level": "warning"})
+    written = [translator.translate_event(e, json.loads(e.data), 1) is not None for e in (record, alert)]
+    assert written == ([True, False] if asked else [False, True])
+
+
 def test_statistics_are_for_administrators() -> None:
     outcome, [frame] = say(opened(), {"type": "get_stats"})
     assert outcome.question is None
@@ -189,6 +204,10 @@ def test_subscription_info() -> None:
         ({"type": "get_recent_events", "data": {"limit": "x"}}, "invalid_message"),
         ({"type": "start_replay", "data": {}}, "invalid_message"),
         ({"type": "start_replay", "data": {"start_time": NOW, "replay_speed": 0}}, "invalid_message"),
+        (
+            {"type": "start_replay", "data": {"start_time": NOW, "filter_config": {"event_types": ["nothing"]}}},
+            "invalid_message",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_way_out(message: Any, code: str) -> None:
