@@ -402,12 +402,17 @@ class Shard:
             self.dialects.begin(connection, now)
 
     def _leave_dialect(self, connection: Connection) -> None:
-        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones."""
+        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones.
+
+        It may be the oldest itself, and has ended then.
+        """
         connection.dialect = None
         self._heartbeats.add(connection)
         user = connection.identity.user
         for older in self._users.excess_over(user, 0):
             self._close(older, CloseCode.replaced)
+        if connection.state in ENDING_STATES:
+            return  # the user's others have been opened since: it was the oldest itself
         known = self._users.get(user)
         self._arrivals.append((user, len(known.active()) if known is not None else 0))
 
@@ -437,6 +442,8 @@ class Shard:
                 self.dialects.begin(connection, now)
                 return self.dialects.on_message(connection, raw, now)
             self._leave_dialect(connection)
+            if connection.state in ENDING_STATES:
+                return None
         return self._command_handler.on_message(connection, raw, now)
 
     def show_alive(self, connection: Connection, now: float) -> None:

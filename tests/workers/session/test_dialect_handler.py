@@ -377,6 +377,21 @@ def test_one_that_says_hello_speaks_solowire() -> None:
     assert b.close_code(connection) == 4408  # it has answered no ping
 
 
+def test_one_that_says_hello_too_late_is_not_heard() -> None:
+    """The user has opened another meanwhile, which stays: nothing is begun for the one that is closed."""
+    b = old_shard()
+    connection = open_shared(b)
+    newer = b.connect("alice")
+    b.shard.take_arrivals()
+    b.say(connection, Hello(subscriptions=["dns.*"]))
+    b.publish("record_created", RECORD)
+    b.wait(1)
+    assert [b.close_code(c) for c in (connection, newer)] == [4409, None]
+    assert b.sockets.sent.get(connection, []) == []
+    assert not b.shard.has_arrivals
+    assert b.shard.connections == {newer}
+
+
 def test_one_that_says_nothing_speaks_the_old_protocol() -> None:
     b = old_shard(session__hello_timeout_s=2.0)
     page = open_shared(b)
