@@ -40,7 +40,7 @@ logger = structlog.get_logger("solowire.shard")
 
 SILENCE_SECONDS = 1.0
 """One who says too much is told so this often."""
-MAX_LOOKED_AT = 20_000
+MAX_LOOKED_AT = 2_000
 """Entries of the log that one question for recent events may look at."""
 
 
