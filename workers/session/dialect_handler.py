@@ -237,7 +237,7 @@ class DialectHandler:
                 fragment = feed.filter.encode_for(entry)
                 if fragment is not None:
                     batch = codec.encode_events(entry.offset, [fragment])
-                    found += reversed(str(batch, "utf-8").split("\n") if isinstance(batch, bytes) else [batch])
+                    found += reversed(str(batch, "utf-8").split("\n"))
                     if len(found) >= limit:
                         break
         return [msgspec.Raw(frame.encode()) for frame in reversed(found[:limit])]
