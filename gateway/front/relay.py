@@ -321,7 +321,7 @@ class DialectRelay(RelayedConnection):
     last_frame = struct.pack("!BBH", 0x88, 2, 1000)
 
     def __init__(
-        self, relay: Relay, client: ClientConnection, shard: ShardAddress, find_delay: Callable[[], float | None]
+        self, relay: Relay, client: ClientConnection, shard: ShardAddress, find_delay: Callable[[float], float | None]
     ) -> None:
         super().__init__(relay, client, shard)
         self._find_delay = find_delay

@@ -35,7 +35,7 @@ class OneShardGateway:
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
         return self.address, "ticket", "ann"
 
-    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
+    def find_return_delay(self, user: str, lost: ShardAddress, lost_for: float) -> float | None:
         return self.return_delay
 
 
