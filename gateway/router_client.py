@@ -215,7 +215,7 @@ class RouterClient:
             raise
 
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
-        """As `assign_shard`, by an old client's path, with the user's name."""
+        """As `assign_shard`, by an old client's path."""
         identity = None
         try:
             identity = await self.identify(token, address, is_lenient=True)
@@ -239,8 +239,8 @@ class RouterClient:
             return max(0.0, _NOTICED_SECONDS + jitter_fraction(user, b"dropped") * _DROPPED_SECONDS - lost_for)
         return self._reconnect_ramp.delay_for(user, self._clock())
 
-    async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it.
+    async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str, str]:
+        """The shard that owns the user, a ticket for it, and the user's name.
 
         action: as audited. Raises InvalidToken, RequestRejected.
         """
@@ -249,7 +249,7 @@ class RouterClient:
         try:
             if identity is None:
                 identity = await self.identify(token, address)
-            return self._admit(identity, address)
+            return (*self._admit(identity, address), identity.user)
         except RequestError as error:
             self._rejection_log.record(error)
             self._audit.record_rejection(action, error, address, identity)

@@ -53,6 +53,7 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.dialect_requests import is_hello
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
@@ -76,7 +77,7 @@ from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
-from solowire.workers.session.dialect_handler import DialectHandler, is_hello
+from solowire.workers.session.dialect_handler import DialectHandler
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget

@@ -29,8 +29,8 @@ class OneShardGateway:
         self.address = address
         self.return_delay: float | None = None  # of a user whose shard has gone
 
-    async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
-        return self.address, "ticket"
+    async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
+        return self.address, "ticket", "ann"
 
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
         return self.address, "ticket", "ann"

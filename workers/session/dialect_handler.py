@@ -44,18 +44,6 @@ MAX_LOOKED_AT = 2_000
 """Entries of the log that one question for recent events may look at."""
 
 
-class _TypeOnly(msgspec.Struct):
-    type: str = ""
-
-
-def is_hello(raw: str | bytes) -> bool:
-    """Whether a first message is that of a client that speaks `solowire.v1`."""
-    try:
-        return msgspec.json.decode(raw, type=_TypeOnly).type == "hello"
-    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
-        return False
-
-
 class DialectHandler:
     """Serves connections whose clients speak a dialect.
 
