@@ -217,7 +217,7 @@ class DialectHandler:
     def _list_recent(self, connection: Connection, limit: int) -> list[Any]:
         """The newest events that the connection would have got, as frames, oldest first."""
         feed, codec, user = connection.feed, connection.codec, connection.identity.user
-        if feed is None:
+        if feed is None or not isinstance(codec, DialectCodec):
             return []
         found: list[str] = []
         for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
