@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from solowire.errors import RequestError
+from solowire.errors import RequestError, RequestRejected
 from solowire.protocol.dialect_codec import DialectCodec
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
@@ -189,8 +189,7 @@ class DialectReplays:
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
-                replay.reason = page.message
-                self._end(replay, "failed")
+                self._handle_rejection(replay, page, then)
                 return
             replay.next, replay.is_last = page.next, page.next is None
             for fragment in page.fragments:
@@ -235,10 +234,16 @@ class DialectReplays:
             try:
                 self._fetch(replay, now)
             except RequestError as error:
-                if getattr(error, "retry_after", None) is None:
-                    self._end(replay, "failed")
-                else:
-                    self._timers.schedule(now + float(error.retry_after), TimerKind.dialect_replay, connection)  # type: ignore[attr-defined]
+                self._handle_rejection(replay, error, now)
+
+    def _handle_rejection(self, replay: Replay, error: RequestError, now: float) -> None:
+        """A page was refused, at once or later: it is asked for again when that is said, else the replay has failed."""
+        wait = error.retry_after if isinstance(error, RequestRejected) else None
+        if wait is None:
+            replay.reason = error.message
+            self._end(replay, "failed")
+        else:
+            self._timers.schedule(now + max(wait, BUSY_SECONDS), TimerKind.dialect_replay, replay.connection)
 
 
 def _make_fault(code: str, message: str) -> dict[str, Any]:
