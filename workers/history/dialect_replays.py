@@ -87,6 +87,7 @@ class Replay:
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
         self.is_last = False  # there is no page behind what waits
+        self.is_fetching = False  # a page was asked for, and has not come
         self.began_at = 0.0  # monotonic
         self.reached = self.since  # up to where it has been sent
 
@@ -186,6 +187,7 @@ class DialectReplays:
         """Asks for the next page. Raises RequestError."""
 
         def take_page(page: ReplayPage | RequestError, then: float) -> None:
+            replay.is_fetching = False
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
@@ -196,7 +198,12 @@ class DialectReplays:
                 replay.waiting.append((self._read_moment(replay, fragment), fragment))
             self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
 
-        self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
+        replay.is_fetching = True
+        try:
+            self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
+        except RequestError:
+            replay.is_fetching = False
+            raise
 
     def _read_moment(self, replay: Replay, fragment: bytes) -> float:
         """When the event happened, by its publisher's clock; where it doesn't say, when the one before it did.
@@ -230,7 +237,7 @@ class DialectReplays:
             self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
         elif replay.is_last:
             self._end(replay, "completed")
-        else:
+        elif not replay.is_fetching:
             try:
                 self._fetch(replay, now)
             except RequestError as error:

@@ -277,6 +277,21 @@ def test_a_page_that_is_refused_for_now_is_asked_for_again(asked: list[str | Non
     assert p.replays.describe(p.page, replay_id)["status"] == "completed"
 
 
+def test_a_page_is_asked_for_once() -> None:
+    """What was to come of a replay that was stopped makes nobody ask for the next one's page again."""
+    p = Place()
+    p.start()
+    p.answer(0, 10)
+    p.wait(0.1)
+    p.replays.stop(p.page, None)
+    p.start()
+    p.wait(60)
+    assert len(p.history.questions) == 2
+    p.answer(0, 1)
+    p.wait(2)
+    assert p.sent() == ["m0", "m0", "m1"]
+
+
 def make_dispatcher(log: RecentLog, sockets: MemorySockets) -> Dispatcher:
     conflator = Conflator()
     feeds: FeedIndex[Connection] = FeedIndex(log, conflator)
