@@ -26,8 +26,9 @@ class PathOption(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
-            way_out = "name the file" if param is not None and param.required else "leave it out for its default"
-            raise ConfigError(f"{param.opts[0] if param is not None else 'it'} must not be empty; {way_out}")
+            raise ConfigError(
+                f"{param.opts[0] if param is not None else 'it'} must not be empty; {_explain_empty(param)}"
+            )
         return super().convert(value, param, ctx)
 
 
@@ -75,6 +76,13 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
     return settings
 
 
+def _explain_empty(parameter: click.Parameter | None) -> str:
+    """The way out for who has given an option no value."""
+    if parameter is None or not parameter.required:
+        return f"leave {parameter.opts[0] if parameter is not None else 'it'} out, or name one"
+    return "name the file" if isinstance(parameter.type, click.Path) else "name one"
+
+
 def _check_texts() -> None:
     """Raises ConfigError for an option that is empty, and for what nothing could send on, which UTF-8 can't say.
 
@@ -88,7 +96,7 @@ def _check_texts() -> None:
         is_given = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT
         for text in value if isinstance(value, (list, tuple)) else (value,):
             if is_given and isinstance(parameter, click.Option) and isinstance(text, str) and not text.strip():
-                raise ConfigError(f"{parameter.opts[0]} must not be empty; leave it out for its default")
+                raise ConfigError(f"{parameter.opts[0]} must not be empty; {_explain_empty(parameter)}")
             if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
                 name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
                 raise ConfigError(f"{name} {text!a}: that is not UTF-8, as all that is sent on has to be")

@@ -36,6 +36,7 @@ class JsonSchemaPayload:
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaFault(_describe_schema_fault(error)) from None
+        _refuse_circles(schema)
         described = _resolve(schema)
         if described.get("type") != "object":
             raise SchemaFault('it must have type = "object": the data of an event is a JSON object')
@@ -76,6 +77,48 @@ def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
     return found if isinstance(found, dict) else schema
+
+
+def _refuse_circles(schema: dict[str, Any]) -> None:
+    """Raises SchemaFault where a definition is part of itself.
+
+    With choices (`oneOf`) at each level, data of a few hundred bytes would take such a schema minutes to judge.
+    """
+    definitions = schema.get("$defs", {})
+    leads_to = {name: _list_references(definition) for name, definition in definitions.items()}
+    settled: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise SchemaFault(
+                f"#/$defs/{name} is part of itself: data are then nested without end; write the levels out"
+            )
+        if name in settled or name not in leads_to:
+            return
+        for reference in leads_to[name]:
+            visit(reference, (*above, name))
+        settled.add(name)
+
+    for reference in _list_references({key: value for key, value in schema.items() if key != "$defs"}):
+        visit(reference, ())
+
+
+def _list_references(node: object) -> set[str]:
+    """The definitions that a part of a schema refers to. Raises SchemaFault for a reference to anything else."""
+    found: set[str] = set()
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            for key, value in part.items():
+                if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
+                    if key != "$ref" or not value.startswith("#/$defs/") or "/" in value.removeprefix("#/$defs/"):
+                        raise SchemaFault(f"{key} {value!r}: only #/$defs/NAME can be referred to")
+                    found.add(value.removeprefix("#/$defs/"))
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return found
 
 
 def _refuse_to_fetch(address: str) -> Any:

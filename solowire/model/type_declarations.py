@@ -178,6 +178,8 @@ def _check_fields(made: EventType, payload: JsonSchemaPayload) -> None:
             )
     if len({attribute.name for attribute in made.attributes}) != len(made.attributes):
         raise _Fault("an attribute stands twice in `attributes`")
+    if hidden := [field for field in made.key_fields if field in made.sensitive]:
+        raise _Fault(f"key: {hidden[0]!r} is sensitive, and everybody sees the key of a state; choose another field")
     if made.key_fields and made.delivery is not Delivery.state:
         raise _Fault(f"only states have a key, and its delivery is {made.delivery.value}")
     if made.delivery is Delivery.telemetry and made.sensitive and not payload.required - made.sensitive.keys():

@@ -235,7 +235,8 @@ def test_no_secret_is_one_line(place: Path) -> None:
 
 def test_a_token_of_no_use_is_refused(place: Path) -> None:
     """A token that every gateway would refuse isn't made."""
-    wrong = (["--user", ""], ["--user", "x" * 300], ["--user", "a", "--ttl", "1e9d"])
+    assert "--user must not be empty" in one_line(solowire(place, "token", "--user", "", SECRET=SECRET))
+    wrong = (["--user", "x" * 300], ["--user", "a", "--ttl", "1e9d"])
     for done in together(*(partial(solowire, place, "token", *options, SECRET=SECRET) for options in wrong)):
         assert "such a token would be refused" in one_line(done)
 
@@ -320,7 +321,7 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     """`solowire config` lists all that can be set, with what is in force, secrets masked; and it is TOML itself."""
     (place / "own.toml").write_text(
         '[session]\nheartbeat_interval_s = 7.5\n[listen]\ntrusted_proxies = ["10.0.0.0/8"]\n'
-        '[limits.groups.operator]\nreserved = 3\n[limits.groups."a b"]\nweight = 0.5\n'
+        "[limits.groups.operator]\nreserved = 3\n[limits.groups.viewer]\nweight = 0.5\n"
     )
     (place / ".env").write_text("SOLOWIRE_SHARDS=3\n")
     text = printed(solowire(place, "config", "--config", "own.toml", SECRET=SECRET, TOKEN="a.b.c", PORT=8100))

@@ -372,6 +372,7 @@ def test_a_child_whose_up_is_gone_does_not_start(tmp_path: Path) -> None:
         gone.wait()
     system = System(tmp_path / "data")
     system.environment |= {"_SOLOWIRE_PARENT": str(gone.pid), "SOLOWIRE_PORT": str(system.port)}
+    system.environment["SOLOWIRE_SECRET"] = "a secret that is long enough, really"
     orphan = system.spawn("gateway")
     assert orphan.wait(LATE_SECONDS) == 2
     assert "supervisor" in system.output.read_text()

@@ -133,6 +133,12 @@ def test_a_missing_field_is_named() -> None:
         CATALOG.validate_data(named("dns_query_log"), {"query_domain": "example.com", "query_type": "A"})
 
 
+def test_no_key_shows_what_is_hidden() -> None:
+    """The key of a state stands in its envelope, which is not redacted."""
+    for event_type in CATALOG.types:
+        assert not set(event_type.key_fields) & set(event_type.sensitive)
+
+
 def test_attributes_come_from_the_payload() -> None:
     """Names become lower case without the last dot, other values text, and what is absent no attribute."""
     data = {"zone": "Example.COM.", "name": "WWW.example.com.", "type": "AAAA", "actor": "", "unheard": "of"}

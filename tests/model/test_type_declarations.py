@@ -153,6 +153,21 @@ def declare(**more: Any) -> dict[str, Any]:
         (declare(schema={"type": "object", "properties": {"a": {"pattern": "("}}}), "schema: properties.a.pattern"),
         (declare(schema={"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}), "/$defs/b"),
         (declare(schema={"$ref": "https://example.com/schema.json"}), "nothing is fetched"),
+        (declare(schema={"type": "object", "properties": {"a": {"$ref": "#"}}}), "only #/$defs/NAME"),
+        (
+            declare(
+                schema={
+                    "type": "object",
+                    "properties": {"a": {"$ref": "#/$defs/tree"}},
+                    "$defs": {"tree": {"oneOf": [{"properties": {"b": {"$ref": "#/$defs/tree"}}}]}},
+                }
+            ),
+            "#/$defs/tree is part of itself",
+        ),
+        (
+            declare(delivery="state", key=["service"], sensitive={"service": "sensitive.x"}),
+            "everybody sees the key of a state",
+        ),
         (declare(schema={"type": "object", "minProperties": -1}), "schema: minProperties"),
         ({"types": {f"t{n}": {} for n in range(MAX_TYPES + 1)}}, "are the most"),
         (
