@@ -23,6 +23,7 @@ from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import (
+    DEAD_AFTER_SECONDS,
     VERSION,
     AdmissionState,
     DisconnectRequest,
@@ -52,6 +53,7 @@ from solowire.backplane.router_link import RouterLink
 from solowire.errors import InvalidToken, RequestError, RequestRejected, UnknownKey
 from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.admission.connect_limiter import ConnectLimiter
+from solowire.gateway.admission.jitter import jitter_fraction
 from solowire.gateway.admission.reconnect_ramp import ReconnectRamp
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.publish.publish_limiter import AGAIN, PublishLimiter, Reservation
@@ -64,6 +66,10 @@ logger = structlog.get_logger("solowire.gateway")
 
 _UNAVAILABLE = ("router_unavailable", "the router can't be reached", "try again in a moment; events with the same ids")
 _LAST_ANSWERS_SECONDS = 0.5
+_NOTICED_SECONDS = DEAD_AFTER_SECONDS + 1.0
+"""Within this the ring says that a shard has gone, with the router's tick and some time for the word to come."""
+_DROPPED_SECONDS = 1.5
+"""The users whom a shard drops that is still there come back within this, and not all at once."""
 _HELD_SECONDS = 1.0
 _MOST_HELD = 256
 """Answers to wrong tokens that are held back at a time; any more are given at once."""
@@ -209,7 +215,7 @@ class RouterClient:
             raise
 
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
-        """As `assign_shard`, by an old client's path, with the user's name."""
+        """As `assign_shard`, by an old client's path."""
         identity = None
         try:
             identity = await self.identify(token, address, is_lenient=True)
@@ -219,16 +225,22 @@ class RouterClient:
             self._audit.record_rejection(action, error, address, identity)
             raise
 
-    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
-        """When a user of a shard that was lost may come back, in seconds; None while there is no shard to come to."""
+    def find_return_delay(self, user: str, lost: ShardAddress, lost_for: float) -> float | None:
+        """When a user whose connection to a shard was lost may come back, in seconds; None while nobody can say.
+
+        lost_for: seconds since then. A shard that is still in the ring may have gone all the same: it is believed when
+        the ring would be another by now.
+        """
         index = self._ring.owner(user)
         shard = self._shards.get(index) if index is not None else None
-        if shard is None or shard.incarnation == lost.incarnation:
+        if shard is None:
             return None
+        if shard.incarnation == lost.incarnation:
+            return max(0.0, _NOTICED_SECONDS + jitter_fraction(user, b"dropped") * _DROPPED_SECONDS - lost_for)
         return self._reconnect_ramp.delay_for(user, self._clock())
 
-    async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str]:
-        """The shard that owns the user, and a ticket for it.
+    async def assign_shard(self, token: str, address: str, action: str = "connect") -> tuple[ShardAddress, str, str]:
+        """The shard that owns the user, a ticket for it, and the user's name.
 
         action: as audited. Raises InvalidToken, RequestRejected.
         """
@@ -237,7 +249,7 @@ class RouterClient:
         try:
             if identity is None:
                 identity = await self.identify(token, address)
-            return self._admit(identity, address)
+            return (*self._admit(identity, address), identity.user)
         except RequestError as error:
             self._rejection_log.record(error)
             self._audit.record_rejection(action, error, address, identity)

@@ -53,6 +53,7 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
+from solowire.protocol.dialect_requests import is_hello
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
@@ -76,7 +77,7 @@ from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.commands import CommandHandler, WaitingRefresh
-from solowire.workers.session.dialect_handler import DialectHandler, is_hello
+from solowire.workers.session.dialect_handler import DialectHandler
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
 from solowire.workers.session.replay_budget import ReplayBudget
@@ -402,12 +403,17 @@ class Shard:
             self.dialects.begin(connection, now)
 
     def _leave_dialect(self, connection: Connection) -> None:
-        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones."""
+        """Its first message is a hello: it is a connection like any other, and replaces the user's older ones.
+
+        It may be the oldest itself, and has ended then.
+        """
         connection.dialect = None
         self._heartbeats.add(connection)
         user = connection.identity.user
         for older in self._users.excess_over(user, 0):
             self._close(older, CloseCode.replaced)
+        if connection.state in ENDING_STATES:
+            return  # the user's others have been opened since: it was the oldest itself
         known = self._users.get(user)
         self._arrivals.append((user, len(known.active()) if known is not None else 0))
 
@@ -437,6 +443,8 @@ class Shard:
                 self.dialects.begin(connection, now)
                 return self.dialects.on_message(connection, raw, now)
             self._leave_dialect(connection)
+            if connection.state in ENDING_STATES:
+                return None
         return self._command_handler.on_message(connection, raw, now)
 
     def show_alive(self, connection: Connection, now: float) -> None:

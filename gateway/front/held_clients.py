@@ -3,7 +3,7 @@
 A page that comes back at once after a close of one kind, and after seconds with an older token after any other, is only
 served well by that one kind, and only when there is somebody to take it. It says nothing and expects nothing meanwhile.
 
-What it keeps true: each is closed once: when its user's shard is there again, one after the other as gateways let users
+What it keeps true: each is closed once: when its user has a shard to come to, one after the other as gateways let users
 of a lost shard back, or MAX_HELD_SECONDS later.
 """
 
@@ -21,15 +21,19 @@ class HeldClients:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held: dict[object, tuple[Callable[[], float | None], Callable[[], None], float]] = {}
+        # With the moment since which each is held.
+        self._held: dict[object, tuple[Callable[[float], float | None], Callable[[], None], float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, client: object, find_delay: Callable[[], float | None], close: Callable[[], None]) -> None:
-        """Holds one. find_delay: seconds until it may come back, None while nobody can say. close: ends it."""
-        self._held[client] = (find_delay, close, self._loop.time() + MAX_HELD_SECONDS)
+    def add(self, client: object, find_delay: Callable[[float], float | None], close: Callable[[], None]) -> None:
+        """Holds one. find_delay: of how long it has been held, in seconds; close: ends it.
+
+        `find_delay` returns the seconds until it may come back, None while nobody can say.
+        """
+        self._held[client] = (find_delay, close, self._loop.time())
         if self._timer is None:
             self._timer = self._loop.call_later(POLL_SECONDS, self._poll)
 
@@ -48,9 +52,9 @@ class HeldClients:
     def _poll(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for client, (find_delay, close, ends_at) in list(self._held.items()):
-            delay = find_delay()
-            if now >= ends_at or (delay is not None and delay <= 0):
+        for client, (find_delay, close, since) in list(self._held.items()):
+            delay = find_delay(now - since)
+            if now - since >= MAX_HELD_SECONDS or (delay is not None and delay <= 0):
                 del self._held[client]
                 close()
         if self._held:

@@ -1,13 +1,14 @@
 """The relay: carries a WebSocket for a client that can't go to its shard directly.
 
 The client's own handshake goes to the shard, with a ticket in it, and the shard's answer comes back: what is accepted
-or refused is decided there. From then on bytes pass, and no frame is taken apart.
+or refused is decided there. From then on bytes pass as they are.
 
 What it keeps true: bytes, close codes and refusals pass through as they are, both ways; in each direction there are
 `client_connection.BUFFER_BYTES` at most, and one read, so a reader that is slow slows the writer behind it, and
 nothing piles up here. A client that takes nothing for `listen.write_timeout_s` is cut: the shard would do that, but
 its word can't get past a socket that nobody reads. Where the shard or this gateway goes without a word, the client is
-told 1012, unless that would fall into the midst of a frame.
+told 1012, unless that would fall into the midst of a frame; one that speaks a dialect is told 1000, as `HeldClients`
+says. Where both may be spoken, the client's first message is read on its way, as the shard reads it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.admission.forwarding import collect_forwarding
 from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnection
+from solowire.gateway.front.first_message import FirstMessage
 from solowire.gateway.front.frame_scanner import FrameScanner
 from solowire.gateway.front.held_clients import HeldClients
 from solowire.gateway.router_client import RouterClient
 from solowire.model.dialect import DialectPath
 from solowire.protocol.close_codes import CloseCode
-from solowire.protocol.dialect_requests import MARK, DialectRequests
+from solowire.protocol.dialect_requests import MARK, DialectRequests, is_hello
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, Head, check_origin
 from solowire.protocol.query_parameter import read_parameter
 
@@ -130,12 +132,16 @@ class Relay:
             check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], said)[1])
             address = addresses.resolve_client(client.peer[0], said)
             path = self._dialects.find_path(head)
-            if path is None or not path.is_certain:  # one of both protocols may turn out to be like any other
-                shard, ticket = await self._gateway.assign_shard(_read_token(head), address, "relay")
+            if path is not None and path.is_certain:
+                assigned = await self._gateway.assign_old_client(_read_token(head), address, "relay")
+            else:
+                assigned = await self._gateway.assign_shard(_read_token(head), address, "relay")
+            shard, ticket, user = assigned
+            if path is None:
                 relayed = RelayedConnection(self, client, shard)
             else:
-                shard, ticket, user = await self._gateway.assign_old_client(_read_token(head), address, "relay")
-                relayed = DialectRelay(self, client, shard, partial(self._gateway.find_return_delay, user, shard))
+                find_delay = partial(self._gateway.find_return_delay, user, shard)
+                relayed = DialectRelay(self, client, shard, find_delay, is_certain=path.is_certain)
             await self._open(relayed, shard)
         except RequestError as error:
             client.refuse(error)
@@ -150,7 +156,7 @@ class Relay:
                 RequestRejected(503, "overloaded", "the gateway can't carry this connection", RELAY_FAILED_HINT, 1.0)
             )
         else:
-            relayed.send_handshake(_make_handshake(head, ticket, path) + rest)
+            relayed.send_handshake(_make_handshake(head, ticket, path), rest)
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
         """Connects to the user's shard. Raises RequestRejected."""
@@ -185,10 +191,15 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._is_over = False
         self._timer: asyncio.TimerHandle
 
-    def send_handshake(self, handshake: bytes) -> None:
-        """Sends the client's handshake to the shard, unless that has refused the connection by itself meanwhile."""
+    def send_handshake(self, handshake: bytes, rest: bytes) -> None:
+        """Sends the client's handshake to the shard, unless that has refused the connection by itself meanwhile.
+
+        rest: what the client sent together with it.
+        """
         if not self._is_over:
             self._transport.write(handshake)
+            if rest:
+                self.receive(rest)
             self._client.start_tunnel(self)
 
     def close(self) -> None:
@@ -314,22 +325,45 @@ class RelayedConnection(asyncio.BufferedProtocol):
 class DialectRelay(RelayedConnection):
     """Of a client that speaks a dialect: it is held where others would be told to come again.
 
-    find_delay: as `HeldClients` asks.
+    find_delay: as `HeldClients` asks. is_certain: False where it is like any other once its first message is a hello.
     """
 
     is_dialect = True
     last_frame = struct.pack("!BBH", 0x88, 2, 1000)
 
     def __init__(
-        self, relay: Relay, client: ClientConnection, shard: ShardAddress, find_delay: Callable[[], float | None]
+        self,
+        relay: Relay,
+        client: ClientConnection,
+        shard: ShardAddress,
+        find_delay: Callable[[float], float | None],
+        *,
+        is_certain: bool = True,
     ) -> None:
         super().__init__(relay, client, shard)
         self._find_delay = find_delay
         self._is_held = False
+        self._first_message = None if is_certain else FirstMessage()
+
+    def receive(self, data: bytes) -> None:
+        if self._first_message is not None:
+            self._read_first_message(self._first_message, data)
+        super().receive(data)
+
+    def _read_first_message(self, first: FirstMessage, data: bytes) -> None:
+        message = first.advance(data)
+        if message is None:
+            return
+        self._first_message = None
+        if is_hello(message):
+            self.is_dialect, self.last_frame = False, _RESTARTING_FRAME
+            if self._is_held:
+                self._relay.held.discard(self)
+                self._release()
 
     def _finish_lost(self) -> None:
         frames = self._frames
-        if self._is_over or frames is None or frames.has_closed or not frames.is_at_boundary:
+        if not self.is_dialect or self._is_over or frames is None or frames.has_closed or not frames.is_at_boundary:
             super()._finish_lost()
             return
         self._is_over = self._is_held = True

@@ -88,7 +88,8 @@ class ConnectEndpoint:
     async def make_grant(self, scope: Scope) -> ConnectGrant:
         """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
         headers = dict(scope["headers"])
-        shard, ticket = await self._gateway.assign_shard(_bearer(headers), self._gateway.addresses.resolve_scope(scope))
+        address = self._gateway.addresses.resolve_scope(scope)
+        shard, ticket, _ = await self._gateway.assign_shard(_bearer(headers), address)
         url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
@@ -132,7 +133,7 @@ class ConnectEndpoint:
         if self._dialects.is_old_client(_original_target(headers).partition("?")[0]):
             shard, ticket, _ = await self._gateway.assign_old_client(token, address, "connect")
         else:
-            shard, ticket = await self._gateway.assign_shard(token, address)
+            shard, ticket, _ = await self._gateway.assign_shard(token, address)
         return {
             "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),

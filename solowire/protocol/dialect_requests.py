@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+import msgspec
+
 from solowire.errors import RequestRejected
 from solowire.model.dialect import Dialect, DialectPath
 from solowire.protocol.opening_handshake import Head
@@ -78,6 +80,18 @@ def is_old_browser(query: str, headers: Container[str]) -> bool:
         return True
     # Most come with a ticket, and nothing else is looked at.
     return "token=" in query and "origin" in headers and "sec-websocket-protocol" not in headers
+
+
+class _TypeOnly(msgspec.Struct):
+    type: str = ""
+
+
+def is_hello(raw: str | bytes) -> bool:
+    """Whether a first message is that of a client that speaks `solowire.v1`."""
+    try:
+        return msgspec.json.decode(raw, type=_TypeOnly).type == "hello"
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
+        return False
 
 
 def find_agent_family(head: Head) -> str:

@@ -175,6 +175,24 @@ async def test_what_is_under_way_is_in_the_routers_queue_when_the_ring_changes(t
         made.close()
 
 
+async def test_who_is_dropped_by_a_shard_that_is_there_comes_back_within_seconds(tmp_path: Path) -> None:
+    """Not at once: the shard may have gone and the ring not know it yet. Nor all in one moment."""
+    made = RouterClient(f"ipc://{tmp_path}/r", Tokens("s" * 32, ROLES, domain=DNS), ROLES, INTAKE, timeout=1.0)
+    [lost] = RING.shards
+    try:
+        made._on_message(RING)
+        users = [f"user-{n}" for n in range(100)]
+        delays = [made.find_return_delay(user, lost, 0.0) or 0.0 for user in users]
+        assert backplane.DEAD_AFTER_SECONDS < min(delays) < min(delays) + 1.0 < max(delays) <= 5.0
+        assert [made.find_return_delay(user, lost, 5.0) for user in users] == [0.0] * 100
+        made._on_message(RingState("e", 2, 0, []))
+        assert made.find_return_delay("alice", lost, 5.0) is None
+        made._on_message(RingState("e", 3, 0, [ShardAddress(0, "127.0.0.1", 1, "another")]))
+        assert made.find_return_delay("alice", lost, 0.0) == 0.0
+    finally:
+        made.close()
+
+
 async def test_refusals_leave_nothing_for_the_collector(tmp_path: Path) -> None:
     """An attack of refused users and wrong tokens makes no cycles: its memory is free at once, and no loop stops."""
     limits = LimitsSettings(connect=ConnectSettings(rate=0.001, burst=1.0))

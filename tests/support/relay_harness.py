@@ -29,13 +29,13 @@ class OneShardGateway:
         self.address = address
         self.return_delay: float | None = None  # of a user whose shard has gone
 
-    async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str]:
-        return self.address, "ticket"
+    async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
+        return self.address, "ticket", "ann"
 
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
         return self.address, "ticket", "ann"
 
-    def find_return_delay(self, user: str, lost: ShardAddress) -> float | None:
+    def find_return_delay(self, user: str, lost: ShardAddress, lost_for: float) -> float | None:
         return self.return_delay
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from solowire.errors import RequestError
+from solowire.errors import RequestError, RequestRejected
 from solowire.protocol.dialect_codec import DialectCodec
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
@@ -87,6 +87,7 @@ class Replay:
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
         self.is_last = False  # there is no page behind what waits
+        self.is_fetching = False  # a page was asked for, and has not come
         self.began_at = 0.0  # monotonic
         self.reached = self.since  # up to where it has been sent
 
@@ -186,18 +187,23 @@ class DialectReplays:
         """Asks for the next page. Raises RequestError."""
 
         def take_page(page: ReplayPage | RequestError, then: float) -> None:
+            replay.is_fetching = False
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
-                replay.reason = page.message
-                self._end(replay, "failed")
+                self._handle_rejection(replay, page, then)
                 return
             replay.next, replay.is_last = page.next, page.next is None
             for fragment in page.fragments:
                 replay.waiting.append((self._read_moment(replay, fragment), fragment))
             self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
 
-        self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
+        replay.is_fetching = True
+        try:
+            self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
+        except RequestError:
+            replay.is_fetching = False
+            raise
 
     def _read_moment(self, replay: Replay, fragment: bytes) -> float:
         """When the event happened, by its publisher's clock; where it doesn't say, when the one before it did.
@@ -231,14 +237,20 @@ class DialectReplays:
             self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
         elif replay.is_last:
             self._end(replay, "completed")
-        else:
+        elif not replay.is_fetching:
             try:
                 self._fetch(replay, now)
             except RequestError as error:
-                if getattr(error, "retry_after", None) is None:
-                    self._end(replay, "failed")
-                else:
-                    self._timers.schedule(now + float(error.retry_after), TimerKind.dialect_replay, connection)  # type: ignore[attr-defined]
+                self._handle_rejection(replay, error, now)
+
+    def _handle_rejection(self, replay: Replay, error: RequestError, now: float) -> None:
+        """A page was refused, at once or later: it is asked for again when that is said, else the replay has failed."""
+        wait = error.retry_after if isinstance(error, RequestRejected) else None
+        if wait is None:
+            replay.reason = error.message
+            self._end(replay, "failed")
+        else:
+            self._timers.schedule(now + max(wait, BUSY_SECONDS), TimerKind.dialect_replay, replay.connection)
 
 
 def _make_fault(code: str, message: str) -> dict[str, Any]:

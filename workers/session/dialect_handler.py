@@ -40,20 +40,8 @@ logger = structlog.get_logger("solowire.shard")
 
 SILENCE_SECONDS = 1.0
 """One who says too much is told so this often."""
-MAX_LOOKED_AT = 20_000
+MAX_LOOKED_AT = 2_000
 """Entries of the log that one question for recent events may look at."""
-
-
-class _TypeOnly(msgspec.Struct):
-    type: str = ""
-
-
-def is_hello(raw: str | bytes) -> bool:
-    """Whether a first message is that of a client that speaks `solowire.v1`."""
-    try:
-        return msgspec.json.decode(raw, type=_TypeOnly).type == "hello"
-    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
-        return False
 
 
 class DialectHandler:
@@ -229,7 +217,7 @@ class DialectHandler:
     def _list_recent(self, connection: Connection, limit: int) -> list[Any]:
         """The newest events that the connection would have got, as frames, oldest first."""
         feed, codec, user = connection.feed, connection.codec, connection.identity.user
-        if feed is None:
+        if feed is None or not isinstance(codec, DialectCodec):
             return []
         found: list[str] = []
         for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
@@ -237,7 +225,7 @@ class DialectHandler:
                 fragment = feed.filter.encode_for(entry)
                 if fragment is not None:
                     batch = codec.encode_events(entry.offset, [fragment])
-                    found += reversed(str(batch, "utf-8").split("\n") if isinstance(batch, bytes) else [batch])
+                    found += reversed(str(batch, "utf-8").split("\n"))
                     if len(found) >= limit:
                         break
         return [msgspec.Raw(frame.encode()) for frame in reversed(found[:limit])]

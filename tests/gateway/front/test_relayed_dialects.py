@@ -8,11 +8,13 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Origin, Subprotocol
 
 from solowire.backplane.messages import ShardAddress
 from solowire.domains.dns.dns_domain import DNS
@@ -22,6 +24,7 @@ from solowire.protocol.dialect_requests import DialectRequests
 from tests.support.relay_harness import OneShardGateway, relay_front
 
 SECONDS = 20.0
+HELLO = '{"type":"hello","subscriptions":["dns.*"]}'
 DIALECTS = DialectRequests(LegacyDialect(DNS.catalog, datetime(2027, 12, 31, tzinfo=UTC), "/guide"))
 
 
@@ -30,11 +33,14 @@ class FakeShard:
 
     def __init__(self) -> None:
         self.sockets: list[ServerConnection] = []
+        self.messages: list[str | bytes] = []
 
     async def handle(self, socket: ServerConnection) -> None:
         self.sockets.append(socket)
         await socket.send("{}")
-        await socket.wait_closed()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.messages.append(await socket.recv())
 
     def vanish(self) -> None:
         for socket in self.sockets:
@@ -49,17 +55,33 @@ class Place:
         self.relay = relay
         self.opened: list[ClientConnection] = []
 
-    async def open_page(self, path: str = "/api/websocket/ws/admin") -> ClientConnection:
-        socket = await connect(f"ws://127.0.0.1:{self.port}{path}?token=x", proxy=None, ping_interval=None)
+    async def open_page(self, path: str = "/api/websocket/ws/admin", **options: Any) -> ClientConnection:
+        """As a browser opens it."""
+        origin = Origin(f"http://127.0.0.1:{self.port}")
+        uri = f"ws://127.0.0.1:{self.port}{path}?token=x"
+        socket = await connect(uri, origin=origin, proxy=None, ping_interval=None, **options)
         self.opened.append(socket)
         assert await socket.recv() == "{}"
         return socket
+
+    async def say(self, client: ClientConnection, message: str | list[str]) -> None:
+        """Returns when the shard has it. message: a list's parts are frames of one."""
+        await client.send(message)
+        whole = "".join(message)
+        async with asyncio.timeout(SECONDS):
+            while whole not in self.shard.messages:
+                await asyncio.sleep(0.005)
+
+    async def wait_for_held(self, count: int) -> None:
+        async with asyncio.timeout(SECONDS):
+            while len(self.relay.held) != count:
+                await asyncio.sleep(0.005)
 
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     shard, relays = FakeShard(), list[Relay]()
-    async with serve(shard.handle, "127.0.0.1", 0) as server:
+    async with serve(shard.handle, "127.0.0.1", 0, compression=None) as server:  # as a shard does
         port = next(iter(server.sockets)).getsockname()[1]
         gateway = OneShardGateway(ShardAddress(0, "127.0.0.1", port, "boot"))
         async with relay_front(gateway, tmp_path, relays=relays, dialects=DIALECTS) as front_port:
@@ -112,15 +134,49 @@ async def test_a_page_that_goes_while_it_is_held_is_forgotten(place: Place) -> N
 
 async def test_others_are_told_at_once(place: Place) -> None:
     """A client of solowire.v1 comes back by itself, with its cursor."""
-    client = await place.open_page("/ws")
+    client = await place.open_page("/ws", subprotocols=[Subprotocol("solowire.v1.json")])
     place.shard.vanish()
     assert await close_code(client) == 1012
 
 
+@pytest.mark.parametrize("words", [None, '{"type":"ping"}', ['{"type":"sub', 'scribe"}'], "nonsense"])
+async def test_a_page_at_the_shared_path_is_a_page(place: Place, words: str | list[str] | None) -> None:
+    """It says nothing, or what is no hello."""
+    page = await place.open_page("/ws")
+    if words is not None:
+        await place.say(page, words)
+    place.shard.vanish()
+    await place.wait_for_held(1)
+    place.gateway.return_delay = 0.0
+    assert await close_code(page) == 1000
+
+
+@pytest.mark.parametrize("words", [HELLO, ['{"type":', '"hello"', "}"]])
+async def test_one_that_says_hello_at_the_shared_path_is_like_any_other(place: Place, words: str | list[str]) -> None:
+    client = await place.open_page("/ws")
+    await (await client.ping())
+    await place.say(client, words)
+    await place.say(client, '{"type":"ping"}')
+    place.shard.vanish()
+    assert await close_code(client) == 1012
+
+
+async def test_one_that_says_hello_while_it_is_held_is_told_at_once(place: Place) -> None:
+    """Nobody answers it, and it comes back by itself."""
+    client = await place.open_page("/ws")
+    place.shard.vanish()
+    await place.wait_for_held(1)
+    await client.send(HELLO)
+    assert await close_code(client) == 1012
+    assert len(place.relay.held) == 0
+
+
 async def test_a_gateway_that_ends_closes_pages_one_after_the_other(place: Place) -> None:
     """With 1000, at the pace that it is given; the others then, with 1012."""
-    pages = [await place.open_page() for _ in range(5)]
+    pages = [await place.open_page() for _ in range(4)]
+    pages.append(await place.open_page("/ws"))
     other = await place.open_page("/ws")
+    await place.say(other, HELLO)
     began = time.monotonic()
     await place.relay.drain_dialects(10.0, 60.0)
     assert time.monotonic() - began >= 0.4

@@ -258,6 +258,40 @@ def test_one_that_asks_too_fast_goes_on_later() -> None:
     assert [after for _, after in p.history.questions] == [None, "e:1"]
 
 
+@pytest.mark.parametrize("asked", [[None, "e:1", "e:1"], [None, None]], ids=["in the midst", "at the beginning"])
+def test_a_page_that_is_refused_for_now_is_asked_for_again(asked: list[str | None]) -> None:
+    """Such as while the router starts again: the same page, when it may be."""
+    p = Place()
+    replay_id = p.start()["replay_id"]
+    if len(asked) > 2:
+        p.answer(0, next="e:1")
+    p.wait(1)
+    p.history.waiting.pop()(RequestRejected(503, "router_unavailable", "not now", "wait", 2.0), p.now)
+    p.wait(1.9)
+    assert len(p.history.waiting) == 0
+    p.wait(0.2)
+    assert [after for _, after in p.history.questions] == asked
+    p.answer(5)
+    p.wait(60)
+    assert p.sent()[-1] == "m5"
+    assert p.replays.describe(p.page, replay_id)["status"] == "completed"
+
+
+def test_a_page_is_asked_for_once() -> None:
+    """What was to come of a replay that was stopped makes nobody ask for the next one's page again."""
+    p = Place()
+    p.start()
+    p.answer(0, 10)
+    p.wait(0.1)
+    p.replays.stop(p.page, None)
+    p.start()
+    p.wait(60)
+    assert len(p.history.questions) == 2
+    p.answer(0, 1)
+    p.wait(2)
+    assert p.sent() == ["m0", "m0", "m1"]
+
+
 def make_dispatcher(log: RecentLog, sockets: MemorySockets) -> Dispatcher:
     conflator = Conflator()
     feeds: FeedIndex[Connection] = FeedIndex(log, conflator)

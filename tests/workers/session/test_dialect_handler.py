@@ -249,6 +249,24 @@ def test_recent_events_are_those_that_it_would_have_been_sent() -> None:
         read_frame(json.dumps(event))
 
 
+def test_recent_events_are_looked_for_among_the_newest_alone() -> None:
+    """A question costs one message, so it must not read all of the log for one who may see little of it."""
+    b = old_shard()
+    page = b.connect_old()
+    b.publish("record_created", {**RECORD, "value": "old"})
+    for _ in range(19):
+        b.deliver(*(b.make_event("user_login", {"user": "ann"}) for _ in range(100)))
+    b.publish("record_created", {**RECORD, "value": "new"})
+    b.deliver(*(b.make_event("user_login", {"user": "ann"}) for _ in range(98)))
+    b.wait(1)
+    read(b, page)
+    [recent] = say(b, page, type="get_recent_events", data={"limit": 10})
+    assert [event["data"]["value"] for event in recent["data"]["events"]] == ["old", "new"]
+    b.publish("user_login", {"user": "ann"})
+    [recent] = say(b, page, type="get_recent_events", data={"limit": 10})
+    assert [event["data"]["value"] for event in recent["data"]["events"]] == ["new"]
+
+
 # ---------------------------------------------------------------------------------------------------- the ends
 
 
@@ -375,6 +393,21 @@ def test_one_that_says_hello_speaks_solowire() -> None:
     for _ in range(4):
         b.wait(25)
     assert b.close_code(connection) == 4408  # it has answered no ping
+
+
+def test_one_that_says_hello_too_late_is_not_heard() -> None:
+    """The user has opened another meanwhile, which stays: nothing is begun for the one that is closed."""
+    b = old_shard()
+    connection = open_shared(b)
+    newer = b.connect("alice")
+    b.shard.take_arrivals()
+    b.say(connection, Hello(subscriptions=["dns.*"]))
+    b.publish("record_created", RECORD)
+    b.wait(1)
+    assert [b.close_code(c) for c in (connection, newer)] == [4409, None]
+    assert b.sockets.sent.get(connection, []) == []
+    assert not b.shard.has_arrivals
+    assert b.shard.connections == {newer}
 
 
 def test_one_that_says_nothing_speaks_the_old_protocol() -> None:

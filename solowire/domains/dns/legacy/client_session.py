@@ -68,7 +68,8 @@ class LegacySession:
         return frozenset(self._names)
 
     def make_translator(self, tags: Sequence[str] = (), names: Sequence[str] | None = None) -> LegacyTranslator:
-        return LegacyTranslator(frozenset(self._names if names is None else names), self._known, tags)
+        wanted = frozenset(self._names if names is None else names)
+        return LegacyTranslator(wanted, self._known, tags, is_replay=names is not None)
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         self._drop_denied(granted)

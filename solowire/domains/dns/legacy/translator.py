@@ -26,15 +26,22 @@ MAX_HOSTS = 1_000
 _SOURCE = "solowire"
 _SEVERITIES = {Priority.critical: "critical", Priority.high: "warning"}
 _REPLACED = b"\1"
-"""Before a fragment that a later one of its kind in the same batch makes worthless."""
+"""Before a summary that a later one of its kind in the same batch makes worthless."""
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 class LegacyTranslator:
-    """Writes frames. wanted: names of events, as the client calls them. tags: of each frame."""
+    """Writes frames. wanted: names of events, as the client calls them. tags: of each frame.
 
-    def __init__(self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = ()) -> None:
+    is_replay: fragments wait until their time comes, and tell of the forwarders as they were.
+    """
+
+    def __init__(
+        self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = (), *, is_replay: bool = False
+    ) -> None:
+        self._is_replay = is_replay
         self._tags = list(tags)
         self._wanted = wanted
         self._names = names
@@ -77,11 +84,17 @@ class LegacyTranslator:
         last = next((i for i in range(len(fragments) - 1, -1, -1) if fragments[i].startswith(_REPLACED)), None)
         if last is None:
             return b"\n".join(fragments)
-        kept = (
-            f if not f.startswith(_REPLACED) else f[1:] if i == last else f[1:].partition(b"\n")[2]
-            for i, f in enumerate(fragments)
-        )
-        return b"\n".join(f for f in kept if f)
+        kept: list[bytes] = []
+        for i, fragment in enumerate(fragments):
+            if not fragment.startswith(_REPLACED):
+                kept.append(fragment)
+                continue
+            draft, _, rest = fragment[1:].partition(b"\n")
+            if i == last:
+                kept.append(draft if self._is_replay else self._complete_summary(draft))
+            if rest:
+                kept.append(rest)
+        return b"\n".join(kept)
 
     def _wants(self, *names: str) -> bool:
         return not self._wanted.isdisjoint(names)
@@ -95,18 +108,28 @@ class LegacyTranslator:
         changed = before is not None and before[0] < offset and before[1] != status
         if event.user is None:
             _remember(self._forwarders, str(id), row, offset, MAX_FORWARDERS)
-            rows = [known for _, known in self._forwarders.values()]
-        else:
-            rows = [known for _, known in self._forwarders.values() if known["id"] != id] + [row]
         self._note_status(event, id, status, offset)
         frames = []
         if self._wants("health_update", event.type):
-            summary = frame_data.summarize_forwarders(rows, event.timestamp)
-            frames.append(_REPLACED + self._write("health_update", event, summary))
+            draft = self._write("health_update", event, {} if event.user is None else {"own": row})
+            frames.append(_REPLACED + (self._complete_summary(draft) if self._is_replay else draft))
         if changed and before is not None and self._wants("forwarder_status_change", event.type):
             change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
             frames.append(self._write("forwarder_status_change", event, change))
         return b"\n".join(frames) or None
+
+    def _complete_summary(self, draft: bytes) -> bytes:
+        """A frame about all forwarders that are known, of a draft whose `data` has the row that its reader alone sees.
+
+        Not before it is sent: each event would write all of them, and of a batch the last summary alone is kept.
+        """
+        frame = _decode(draft)
+        rows = [row for _, row in self._forwarders.values()]
+        own = frame["data"].get("own")
+        if own is not None:
+            rows = [row for row in rows if row["id"] != own["id"]] + [own]
+        frame["data"] = frame_data.summarize_forwarders(rows, frame["timestamp"])
+        return _encode(frame)
 
     def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
         if event.user is None and isinstance(status, str):
