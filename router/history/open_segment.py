@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from solowire.model.domain_names import names_above
 from solowire.router.history.index_terms import (
     OWNED,
     OWNERS,
@@ -75,7 +75,8 @@ class OpenSegment:
         if len(wanted) <= FEW_NAMES:
             beneath = tuple(f".{value}" for value in wanted)
             return _join(places for v, places in known.items() if v in wanted or v.endswith(beneath))
-        return _join(places for v, places in known.items() if not wanted.isdisjoint(names_above(v)))
+        above = _sort_backwards(wanted)
+        return _join(places for v, places in known.items() if _is_beneath(v, above))
 
     def find_others(self, user: str) -> set[int]:
         """Where events for others alone are."""
@@ -109,3 +110,19 @@ def _add(known: Places, name: str, place: int) -> None:
         known[name] = [places, place]
     else:
         places.append(place)
+
+
+def _sort_backwards(names: Iterable[str]) -> list[str]:
+    """The names backwards with a dot behind each, in order, without those that are beneath another."""
+    keys: list[str] = []
+    for key in sorted(f"{name[::-1]}." for name in names):
+        if not keys or not key.startswith(keys[-1]):
+            keys.append(key)
+    return keys
+
+
+def _is_beneath(name: str, keys: list[str]) -> bool:
+    """Whether the name is one of those, or beneath one: its key begins with the last of theirs that isn't behind it."""
+    key = f"{name[::-1]}."
+    at = bisect_right(keys, key)
+    return at > 0 and key.startswith(keys[at - 1])

@@ -30,6 +30,8 @@ from solowire.model.subscriptions import Wanted, check_values, list_unknown_type
 
 PARAMETERS = ("since", "until", "types", "filter", "limit", "after", "order")
 DEFAULT_LIMIT = 1_000
+MAX_FAULTS = 10
+"""Of names that are none: of more nobody needs to hear."""
 _MAX_QUERY_CHARACTERS = 32 * 1024
 _LAST_OFFSET = 2**53
 
@@ -84,6 +86,8 @@ def read_query_string(query: str) -> dict[str, Any]:
     if len(query) > _MAX_QUERY_CHARACTERS:
         raise InvalidHistoryQuery({"filter": f"the query is longer than {_MAX_QUERY_CHARACTERS} characters"})
     for name, text in parse_qsl(query, keep_blank_values=True):
+        if len(faults) >= MAX_FAULTS:
+            break
         if name not in PARAMETERS:
             faults[name[:64]] = f"there is no such parameter; there are {', '.join(PARAMETERS)}"
         elif name in fields:

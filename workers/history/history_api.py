@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from solowire.errors import RequestError
+from solowire.errors import InvalidHistoryQuery, RequestError
 from solowire.model.access import Identity
 from solowire.model.catalog import Catalog
 from solowire.protocol.history_query import parse_history, read_query_string
@@ -21,7 +21,8 @@ from solowire.workers.clock import Clock
 from solowire.workers.history.history_page import HistoryPage
 from solowire.workers.history.history_scheduler import HistoryScheduler
 
-PAGE_BYTES = 2**20
+PAGE_BYTES = 256 * 1024
+"""A gateway holds a page until its client has read it, and clients are many."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +60,13 @@ class HistoryApi:
             if not answer.done():
                 answer.set_result(outcome)
 
-        query = parse_history(read_query_string(query_string), self._catalog, now=unix_now, max_limit=self._max_limit)
+        self._history.check_rate(identity.user, now)  # before it is read, which takes a while
+        try:
+            fields = read_query_string(query_string)
+            query = parse_history(fields, self._catalog, now=unix_now, max_limit=self._max_limit)
+        except InvalidHistoryQuery:
+            self._history.charge_rejected(identity.user, now)
+            raise
         task = self._history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
         self._schedule()
         leaving = asyncio.ensure_future(wait_for_disconnect(receive))

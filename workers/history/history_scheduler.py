@@ -42,6 +42,9 @@ Done = Callable[[HistoryPage | RequestError, float], None]
 """Called with the page, or why there is none, and the time."""
 
 
+_AGAIN = "ask again when Retry-After says; an operator raises SOLOWIRE_HISTORY__"
+
+
 class HistoryScheduler:
     """Asks the router for past events, in turns.
 
@@ -127,16 +130,10 @@ class HistoryScheduler:
                 f"the role {identity.role!r} may not open a connection, so nothing was sent to you",
                 "use a token of another role; a roles file says so by may_connect",
             )
-        wait = self._rates.wait_seconds(user, now)
-        if wait or self._under_way[user] >= settings.max_per_user:
-            fault = (
-                f"one user may ask for {settings.rate:g} pages of history a second"
-                if wait
-                else f"one user may have {settings.max_per_user} questions about history under way"
-            )
-            hint = "ask again when Retry-After says; an operator raises SOLOWIRE_HISTORY__"
-            name = "RATE" if wait else "MAX_PER_USER"
-            raise RequestRejected(429, "history_rate_limited", fault, hint + name, retry_after=wait or 1.0)
+        self.check_rate(user, now)
+        if self._under_way[user] >= settings.max_per_user:
+            fault = f"one user may have {settings.max_per_user} questions about history under way"
+            raise RequestRejected(429, "history_rate_limited", fault, _AGAIN + "MAX_PER_USER", retry_after=1.0)
         if len(self._tasks) >= MAX_WAITING:
             fault = "too many questions about history wait for their turn"
             raise RequestRejected(503, "history_busy", fault, "ask again in a moment", retry_after=2.0)
@@ -147,6 +144,18 @@ class HistoryScheduler:
         task = HistoryTask(user, query, judge, key=key, max_bytes=max_bytes, now=self._clock.to_unix(now))
         task.deadline = now + settings.timeout_s
         return task
+
+    def check_rate(self, user: str, now: float) -> None:
+        """Raises RequestRejected (429) if the user has asked too much lately."""
+        wait = self._rates.wait_seconds(user, now)
+        if wait:
+            fault = f"one user may ask for {self._settings.rate:g} pages of history a second"
+            raise RequestRejected(429, "history_rate_limited", fault, _AGAIN + "RATE", retry_after=wait)
+
+    def charge_rejected(self, user: str, now: float) -> None:
+        """A question that is none costs as much as one that is answered."""
+        self._rates.charge_tokens(user, now)
+        self.rejected_count += 1
 
     def cancel(self, task: HistoryTask) -> None:
         """Nobody waits for it any more."""
@@ -246,12 +255,16 @@ class HistoryScheduler:
     # ------------------------------------------------------------------------------------------------ places
 
     def _give_places(self) -> None:
-        for task in self._tasks:
-            if len(self._active) >= self._settings.max_concurrent:
-                return
-            if task not in self._active:
-                self._active.add(task)
-                self._request_part(task)
+        """Those of users who have no place come first: whatever others ask, nobody waits for all of it."""
+        served = {task.user for task in self._active}
+        for is_first in (True, False):
+            for task in self._tasks:
+                if len(self._active) >= self._settings.max_concurrent:
+                    return
+                if task not in self._active and not (is_first and task.user in served):
+                    served.add(task.user)
+                    self._active.add(task)
+                    self._request_part(task)
 
     def _request_part(self, task: HistoryTask) -> None:
         request = task.request if task.request is not None else next(self._requests)

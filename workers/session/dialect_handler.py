@@ -42,6 +42,10 @@ SILENCE_SECONDS = 1.0
 """One who says too much is told so this often."""
 MAX_LOOKED_AT = 2_000
 """Entries of the log that one question for recent events may look at."""
+SEARCH_CHANGES = 10
+"""Such a question costs its user as much as so many changes of subscriptions: tens of ms where names are long."""
+MAX_RECENT_BYTES = 256 * 1024
+"""Of an answer to one, and one event more."""
 
 
 class DialectHandler:
@@ -175,6 +179,7 @@ class DialectHandler:
             case "stats":
                 return self.describe()
             case "recent_events":
+                self._inbound_limits.charge_search(connection, SEARCH_CHANGES, now)
                 return {"events": self._list_recent(connection, int(question.details["limit"]))}
         if self._replays is None or connection.dialect is None:
             return {"error": "not_available", "message": f"{question.form} is not available here"}
@@ -220,13 +225,15 @@ class DialectHandler:
         if feed is None or not isinstance(codec, DialectCodec):
             return []
         found: list[str] = []
+        size = 0
         for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
             if entry.event.user in (None, user) and not entry.is_deferred and feed.filter.accepts(entry):
                 fragment = feed.filter.encode_for(entry)
                 if fragment is not None:
                     batch = codec.encode_events(entry.offset, [fragment])
+                    size += len(batch)
                     found += reversed(str(batch, "utf-8").split("\n"))
-                    if len(found) >= limit:
+                    if len(found) >= limit or size >= MAX_RECENT_BYTES:
                         break
         return [msgspec.Raw(frame.encode()) for frame in reversed(found[:limit])]
 

@@ -218,6 +218,28 @@ def test_a_shard_asks_for_a_few_at_a_time() -> None:
     assert len(b.shard.history) == 0
 
 
+def test_who_has_no_place_comes_before_who_has_one() -> None:
+    """However many questions one user has waiting, another's first is begun with the next place."""
+    b = ShardHarness(history__max_concurrent=2, history__max_per_user=4)
+    greedy = Asker(b, "greedy")
+    tasks = [greedy.ask() for _ in range(4)]
+    Asker(b, "modest").ask()
+    assert [q.user for q in b.history_requests] == ["greedy", "greedy"]
+    b.shard.history.cancel(tasks[0])
+    assert [q.user for q in b.history_requests] == ["greedy", "modest"]
+
+
+def test_a_question_that_is_none_counts_as_one() -> None:
+    """To read it costs as much as to answer it: whoever asks badly has the same rate."""
+    b = ShardHarness(history__rate=1.0, history__burst=2.0)
+    history = b.shard.history
+    for _ in range(2):
+        history.check_rate("alice", b.now)
+        history.charge_rejected("alice", b.now)
+    with pytest.raises(RequestRejected, match="pages of history a second"):
+        history.check_rate("alice", b.now)
+
+
 def test_too_many_questions_are_refused() -> None:
     """The waiting has a bound."""
     b = ShardHarness()

@@ -17,6 +17,7 @@ from solowire.model.access import Identity
 from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
+from solowire.workers.session.dialect_handler import MAX_RECENT_BYTES
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.shard_harness import DIALECT, OLD_PATH, QUERY, TOKENS, WALL, ShardHarness, find_user
 
@@ -265,6 +266,21 @@ def test_recent_events_are_looked_for_among_the_newest_alone() -> None:
     b.publish("user_login", {"user": "ann"})
     [recent] = say(b, page, type="get_recent_events", data={"limit": 10})
     assert [event["data"]["value"] for event in recent["data"]["events"]] == ["new"]
+
+
+def test_questions_for_recent_events_have_a_rate_and_their_answers_a_size() -> None:
+    """Each searches the log: one socket's flood of them must not hold the shard, nor its answers fill it."""
+    b = old_shard()
+    b.deliver(*(b.make_event("record_created", {**RECORD, "value": "x" * 20_000}) for _ in range(50)))
+    page = b.connect_old()
+    b.wait(1)
+    read(b, page)
+    answers = [frame for _ in range(20) for frame in say(b, page, type="get_recent_events", data={"limit": 500})]
+    found = [frame for frame in answers if "events" in frame.get("data", {})]
+    refused = [frame for frame in answers if "events" not in frame.get("data", {})]
+    assert 1 <= len(found) <= 6
+    assert refused
+    assert all(len(json.dumps(frame)) < MAX_RECENT_BYTES + 64 * 1024 for frame in found)
 
 
 # ---------------------------------------------------------------------------------------------------- the ends
