@@ -32,6 +32,7 @@ from solowire.runtime import process
 from solowire.runtime.data_directory import JOURNAL_FILE, make_directories
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
+from solowire.runtime.identity import make_first_secret
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 
@@ -48,6 +49,7 @@ def serve(settings: Settings) -> None:
     make_directories(settings)
     with ExitStack() as held:
         held.enter_context(router_lock(settings))
+        make_first_secret(settings)
         process.run(lambda stop: _main(settings, stop))
 
 

@@ -47,13 +47,12 @@ class JsonSchemaPayload:
 
     def check(self, data: object) -> None:
         try:
-            error = next(self._validator.iter_errors(data), None)
+            self._validator.validate(data)  # which ends with the first fault
+        except jsonschema_rs.ValidationError as error:
+            message = error.message if len(error.message) <= MAX_MESSAGE else error.message[:MAX_MESSAGE] + "…"
+            raise msgspec.ValidationError(message + _path(error.instance_path)) from None
         except (ValueError, OverflowError, RecursionError) as fault:  # what JSON can't say, such as NaN
             raise msgspec.ValidationError(f"it can't be checked: {fault}") from None
-        if error is None:
-            return
-        message = error.message if len(error.message) <= MAX_MESSAGE else error.message[:MAX_MESSAGE] + "…"
-        raise msgspec.ValidationError(message + _path(error.instance_path))
 
     def make_schema(self) -> dict[str, Any]:
         return self._schema

@@ -26,7 +26,7 @@ import msgspec
 
 from solowire.errors import InvalidHistoryQuery, InvalidMessage
 from solowire.model.catalog import Catalog
-from solowire.model.subscriptions import Wanted, check_values, list_unknown_types, parse_wanted
+from solowire.model.subscriptions import MAX_PATTERNS, Wanted, check_values, list_unknown_types, parse_wanted
 
 PARAMETERS = ("since", "until", "types", "filter", "limit", "after", "order")
 DEFAULT_LIMIT = 1_000
@@ -130,7 +130,7 @@ def parse_history(fields: Mapping[str, Any], catalog: Catalog, *, now: float, ma
         wanted = parsed if types is not None else None
     except InvalidMessage as error:
         faults["types" if error.code == "too_many" and not filter else "filter"] = str(error)
-    unknown = list_unknown_types(types or (), catalog)
+    unknown = list_unknown_types((types or ())[:MAX_PATTERNS], catalog)  # there may be thousands
     if unknown:
         faults["types"] = f"{', '.join(repr(denied.type) for denied in unknown[:10])}: no such event type or category"
     elif types is not None and not types:

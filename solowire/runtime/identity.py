@@ -37,8 +37,7 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
         _check_secret_not_lost(settings)
     secrets, made = load_secrets(settings, create=create)
     if made:
-        hint = "tokens signed with another are refused: processes with other data directories need this one"
-        logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
+        _report_made(settings)
     return Tokens(
         secrets,
         roles,
@@ -48,6 +47,23 @@ def make_tokens(settings: Settings, roles: Mapping[str, Role], domain: Domain, *
         accepts_secret=settings.auth.accept_secret_tokens,
         has_provider=settings.auth.jwks is not None,
     )
+
+
+def make_first_secret(settings: Settings) -> None:
+    """Makes a secret where a system begins, before there is a log: whoever comes behind that takes one for lost.
+
+    Raises ConfigError.
+    """
+    directory = settings.need_data_dir()
+    if settings.secret is None and PARENT not in os.environ and not (directory / JOURNAL_FILE).exists():
+        _, made = load_secrets(settings, create=True)
+        if made:
+            _report_made(settings)
+
+
+def _report_made(settings: Settings) -> None:
+    hint = "tokens signed with another are refused: processes with other data directories need this one"
+    logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
 
 
 def check_identity(settings: Settings, roles: Mapping[str, Role], domain: Domain) -> TokenRules:

@@ -26,7 +26,7 @@ class FlushSettings(Section):
     normal_ms: float = Field(100.0, ge=0, le=10_000, description="the same of normal priority")
     low_ms: float = Field(1000.0, ge=0, le=60_000, description="the same of low priority")
     per_connection_ms: float = Field(
-        1.0, ge=0, le=10_000, description="a shard waits this for each connection, up to those"
+        1.0, ge=0, le=3_600_000, description="a shard waits this for each connection, up to those"
     )
 
     @model_validator(mode="after")
