@@ -10,6 +10,8 @@ What it keeps true:
   too: however many it sends, others wait for a few of them. One that waits for its client, to read or to send, or for
   longer than TURN_SECONDS, keeps none of its address waiting.
 * An answer reaches its client: behind the last one the connection is closed by the client, or LINGER_SECONDS later.
+
+The file is long because each stage of a connection may lead to any other, and all are judged by the same state.
 """
 
 from __future__ import annotations

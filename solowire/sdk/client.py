@@ -27,7 +27,8 @@ follows on another before there was a steady connection. What a failed attempt m
 `solowire.sdk.retry_policy`, and how a token is renewed in `solowire.sdk.token_renewal`.
 
 What is beside the state of the connection has modules of its own: `event_buffer`, `request_pacing`,
-`kept_subscriptions`, `connection_attempt`, `socket_messages`.
+`kept_subscriptions`, `connection_attempt`, `socket_messages`. The file is long because what is left, connecting,
+receiving and asking, shares that one state.
 """
 
 from __future__ import annotations

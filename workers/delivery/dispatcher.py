@@ -96,6 +96,19 @@ class Dispatcher:
 
     # -------------------------------------------------------------------------------------------------- members
 
+    def rejoin_feed(self, connection: Connection, selection: Selection, now: float) -> bool:
+        """Has a connection that left its feed go on in another, from where it stands.
+
+        False where that is gone from the log: nobody has counted for the new feed, so the connection is lost.
+        """
+        reader = connection.reader
+        if reader.is_lost or reader.offset < self._log.start_offset:
+            self.lose(connection)
+            return False
+        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
+        self.join_feed(connection, selection, now)
+        return True
+
     def join_feed(self, connection: Connection, selection: Selection, now: float) -> Feed[Connection]:
         """From now on it gets what its view allows of `selection`, from where its reader stands."""
         feed = self._feeds.get(build_feed_key(selection, connection.view, connection.codec, self._log.catalog))

@@ -170,12 +170,8 @@ class CommandHandler:
         if not self._dispatcher.send_reply(connection, answer, now):
             return
         self._connection_audit.record_subscribed(connection, resolved)
-        reader = connection.reader
-        if reader.is_lost or reader.offset < self._log.start_offset:
-            self._dispatcher.lose(connection)  # nobody has counted for the new feed
+        if not self._dispatcher.rejoin_feed(connection, resolved.selection, now):
             return
-        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
-        self._dispatcher.join_feed(connection, resolved.selection, now)
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 

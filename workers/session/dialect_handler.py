@@ -151,12 +151,8 @@ class DialectHandler:
         connection.codec = self._find_codec(connection, session)
         if not self._send(connection, frames, now):
             return
-        reader = connection.reader
-        if reader.is_lost or reader.offset < self._log.start_offset:
-            self._dispatcher.lose(connection)  # nobody has counted for the new feed
+        if not self._dispatcher.rejoin_feed(connection, resolved.selection, now):
             return
-        reader.stand_at(reader.offset, reader.last_release, full_until=reader.full_until, was_busy=reader.was_busy)
-        self._dispatcher.join_feed(connection, resolved.selection, now)
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 
