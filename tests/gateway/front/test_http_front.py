@@ -131,6 +131,8 @@ async def connected(
         yield reader, writer
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()  # else the loop may end before it, and another test is told of an open socket
 
 
 async def answer_from(reader: asyncio.StreamReader) -> tuple[int, bytes]:
