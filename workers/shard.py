@@ -70,7 +70,7 @@ from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.connections.users import ENDING_STATES, UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
-from solowire.workers.delivery.log_follower import LogFollower
+from solowire.workers.delivery.log_follower import BatchUse, LogFollower
 from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.history.dialect_pages import DialectPages
 from solowire.workers.history.dialect_replays import DialectReplays
@@ -173,7 +173,6 @@ class Shard:
             index,
             self.log,
             self._conflator,
-            self._event_router,
             self.dispatcher,
             self._rings,
             self._rebalancer,
@@ -291,7 +290,8 @@ class Shard:
 
     def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """The present states, with which a log begins anew."""
-        self._log_follower.on_snapshot(message, now)
+        if self._log_follower.on_snapshot(message, now):
+            self._event_router.seed_states(message.events)
         self._close_lost()
 
     def on_batch(self, message: LogBatch, now: float) -> bool:
@@ -299,8 +299,11 @@ class Shard:
 
         The caller then says hello, and the router goes on from where this log ends.
         """
-        if not self._log_follower.on_batch(message, now):
+        use = self._log_follower.judge_batch(message, now)
+        if use is BatchUse.rejoin:
             return False
+        if use is BatchUse.route:
+            self._event_router.route_batch(message, now)
         self.dispatcher.trim_log(now)
         self._close_lost()
         self._handshake.on_log_advanced(now)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sized
 
+from solowire.backplane.messages import LogBatch
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import Entry, RecentLog
@@ -30,9 +31,9 @@ class EventRouter:
     def __init__(
         self,
         recent: RecentLog,
-        pacing: Conflator,
+        conflator: Conflator,
         feeds: FeedIndex[Connection],
-        delivery: Dispatcher,
+        dispatcher: Dispatcher,
         users: UserRegistry,
         connections: Sized,
         totals: Counter[str],
@@ -40,13 +41,13 @@ class EventRouter:
         delays: FlushSettings,
     ) -> None:
         self._log = recent
-        self._conflator = pacing
+        self._conflator = conflator
         self._feeds = feeds
         self._users = users
         self._connections = connections
         self._totals = totals
         self._delays = delays
-        self._schedule = delivery.schedule_feed  # looked up once: it is called for nearly every event
+        self._schedule = dispatcher.schedule_feed  # looked up once: it is called for nearly every event
 
     def seed_states(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Takes the present states, with which a log begins: nobody gets them for that."""
@@ -55,12 +56,12 @@ class EventRouter:
             if entry is not None:
                 self._log.seed_state(entry)
 
-    def route_events(self, events: Iterable[tuple[int, bytes]], now: float) -> None:
-        """Puts events (offset, body) into the log, and those who want them on the way to them.
+    def route_batch(self, batch: LogBatch, now: float) -> None:
+        """Puts the events of the next part of the log into ours, and on the way to those who want them.
 
-        One that can't be loaded, or be dealt with, is passed over.
+        One that can't be loaded, or be dealt with, is passed over. The log then stands where the part ends.
         """
-        for offset, body in events:
+        for offset, body in batch.events:
             if offset <= self._log.position:
                 continue  # sent again after a reconnect
             entry = self._log.append(offset, body)
@@ -69,6 +70,8 @@ class EventRouter:
                     self._route(entry, now)
                 except Exception as error:  # the events behind it are on their way to others
                     self._log.skipped.skip(FAILED, offset, entry.event.type, error)
+        self._log.position = max(self._log.position, batch.end_offset)
+        self._conflator.mark_position(self._log.position, now)
 
     def _route(self, entry: Entry, now: float) -> None:
         self._totals["events"] += 1

@@ -9,6 +9,7 @@ it, and whoever is here comes back for the current state.
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import Enum
 
 import structlog
 
@@ -18,34 +19,42 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.workers.capacity.rebalancing import Rebalancer
 from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.dispatcher import Dispatcher
-from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.ring_history import RingHistory
 
 logger = structlog.get_logger("solowire.shard")
 
 
+class BatchUse(Enum):
+    """What becomes of a part of the log that has come."""
+
+    route = "route"  # it is what comes next: its events are for the feeds
+    skip = "skip"  # nothing, until a hello is answered
+    rejoin = "rejoin"  # nothing, and a hello has to be said: the part before it is missing
+
+
 class LogFollower:
-    """Follows the router's log. index: the shard's. connections: those that there are."""
+    """Judges what comes of the router's log; the events go to the feeds from the caller.
+
+    index: the shard's. connections: those that there are.
+    """
 
     def __init__(
         self,
         index: int,
         recent: RecentLog,
-        pacing: Conflator,
-        routing: EventRouter,
-        delivery: Dispatcher,
+        conflator: Conflator,
+        dispatcher: Dispatcher,
         rings: RingHistory,
-        moves: Rebalancer,
+        rebalancer: Rebalancer,
         connections: Collection[Connection],
     ) -> None:
         self._index = index
         self._log = recent
-        self._conflator = pacing
-        self._event_router = routing
+        self._conflator = conflator
+        self._dispatcher = dispatcher
         self._rings = rings
-        self._rebalancer = moves
+        self._rebalancer = rebalancer
         self._connections = connections
-        self._dispatcher = delivery
         self._ready_offset: int | None = None
         self._is_awaiting_first_batch = True  # the next part of the log is the answer to a hello
         self._is_out_of_sync = False  # a part is missing: what comes is not taken until a hello is answered
@@ -63,19 +72,19 @@ class LogFollower:
         if self._ready_offset is None:
             self._ready_offset = last
 
-    def on_snapshot(self, message: StateSnapshot, now: float) -> None:
-        """Begins a log anew, where the router says, with the present states."""
+    def on_snapshot(self, message: StateSnapshot, now: float) -> bool:
+        """A log begins anew where the router says; whether the present states with it are to be taken."""
         if message.epoch != self._log.epoch:
             self._start_epoch(message.epoch, now)
         if self._log.position >= message.end_offset:
-            return  # said twice
+            return False  # said twice
         self._restart_log(message.end_offset)
-        self._event_router.seed_states(message.events)
+        return True
 
-    def on_batch(self, message: LogBatch, now: float) -> bool:
-        """Takes a part of the log; False if the part before it is missing, and a hello has to be said."""
+    def judge_batch(self, message: LogBatch, now: float) -> BatchUse:
+        """Says what becomes of a part of the log. One that is to be routed brings the log to its end."""
         if self._is_out_of_sync:
-            return True
+            return BatchUse.skip
         if message.epoch != self._log.epoch:
             self._start_epoch(message.epoch, now)
         if message.prev_offset > self._log.position:
@@ -85,13 +94,10 @@ class LogFollower:
                     "log_gap_detected", shard=self._index, position=position, got=message.prev_offset, hint=hint
                 )
                 self._is_out_of_sync = True
-                return False
+                return BatchUse.rejoin
             self._skip_gap(message.prev_offset, now)
         self._is_awaiting_first_batch = False
-        self._event_router.route_events(message.events, now)
-        self._log.position = max(self._log.position, message.end_offset)
-        self._conflator.mark_position(self._log.position, now)
-        return True
+        return BatchUse.route
 
     def _start_epoch(self, epoch: str, now: float) -> None:
         if self._log.epoch:
