@@ -73,6 +73,9 @@ class Translator(Protocol):
     def join_fragments(self, fragments: Sequence[bytes]) -> bytes:
         """The frames of these events, one a line."""
 
+    def read_timestamp(self, fragment: bytes) -> str:
+        """When the event happened, as its frame says it."""
+
 
 class DialectSession(Protocol):
     """One client's connection."""

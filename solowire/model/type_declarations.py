@@ -19,7 +19,7 @@ holds of it; a file with a fault gives no type at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -61,8 +61,12 @@ class _Fault(ValueError):
     """What is wrong with one type, in words."""
 
 
-def parse_types(document: object, origin: str, catalog: Catalog) -> tuple[EventType, ...]:
+def parse_types(
+    document: object, origin: str, catalog: Catalog, reserved: Collection[str] = ()
+) -> tuple[EventType, ...]:
     """The types of a file that was read as TOML or JSON. origin: its name. catalog: of the domain, to which they come.
+
+    reserved: names that no type may have (`Domain.reserved_types`).
 
     Raises ConfigError, one line that names the file, the type and the fault.
     """
@@ -92,6 +96,11 @@ def parse_types(document: object, origin: str, catalog: Catalog) -> tuple[EventT
     types: list[EventType] = []
     for name, said in raw.items():
         try:
+            if name in reserved:
+                raise _Fault(
+                    "old frontends take it for a message of the server's own; choose another, such as "
+                    f"{said.get('category', 'my') if isinstance(said, dict) else 'my'}_{name}"
+                )
             types.append(_make_type(name, said, definitions, catalog))
         except _Fault as fault:
             raise ConfigError(f"catalog {origin}: types.{name}: {fault}") from None

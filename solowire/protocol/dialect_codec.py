@@ -53,6 +53,10 @@ class DialectCodec:
         """An event as a fragment. data: through the reader's view."""
         return self._translator.translate_event(event, data, offset)
 
+    def read_timestamp(self, fragment: bytes) -> str:
+        """When the event of a fragment happened, as its frame says it."""
+        return self._translator.read_timestamp(fragment)
+
     def encode_events(
         self, cursor: int, fragments: Sequence[bytes], compacted: dict[str, int] | None = None
     ) -> TextBatch:

@@ -29,7 +29,8 @@ def load_domain(settings: Settings) -> Domain:
     if settings.catalog is not None:
         from solowire.model.type_declarations import parse_types  # its library is only needed where there is a file
 
-        declared = parse_types(_read_document(settings.catalog), str(settings.catalog), DNS.catalog)
+        document, origin = _read_document(settings.catalog), str(settings.catalog)
+        declared = parse_types(document, origin, DNS.catalog, DNS.reserved_types)
         domain = msgspec.structs.replace(DNS, catalog=DNS.catalog.extend(declared))
     rates, intervals = settings.shard.aggregation.type_events_per_s, settings.shard.conflation.type_interval_s
     for path, types, delivery in (

@@ -118,6 +118,7 @@ async def test_the_sdk_speaks_of_own_types(own: System) -> None:
     [
         (None, "No such file"),
         ("types = ", "it is not valid TOML"),
+        (TYPES.replace("types.deploy_finished", "types.stats"), "types.stats: old frontends take it"),
         (TYPES.replace('"deploy"', '"deploy"\ndelivry = "state"'), "did you mean 'delivery'?"),
     ],
 )

@@ -183,3 +183,11 @@ def test_a_wrong_file_is_one_line_that_names_the_fault(document: object, fault: 
     assert str(caught.value).startswith("catalog types.toml: ")
     assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_means_something_else_to_old_clients_is_refused() -> None:
+    """Their pages would take such an event for an answer of the server's."""
+    document = {"types": {"error": {"category": "deploy", "schema": OBJECT}}}
+    assert parse_types(document, "types.toml", CATALOG)
+    with pytest.raises(ConfigError, match=r"types\.error: old frontends take it .*, such as deploy_error$"):
+        parse_types(document, "types.toml", CATALOG, {"error"})

@@ -60,13 +60,6 @@ class HistoryPages(Protocol):
         """Nobody waits for the connection's page any more."""
 
 
-class _Stamp(msgspec.Struct):
-    timestamp: str = ""
-
-
-_read_stamp = msgspec.json.Decoder(_Stamp).decode
-
-
 class Replay:
     """One replay.
 
@@ -210,8 +203,7 @@ class DialectReplays:
 
         One of a clock that is ahead comes at the end of the replay: it must not hold up those behind it for longer.
         """
-        first = bytes(replay.codec.encode_events(0, [fragment])).partition(b"\n")[0]
-        moment = _read_time(_read_stamp(first).timestamp) if first else None
+        moment = _read_time(replay.codec.read_timestamp(fragment))
         before = replay.waiting[-1][0] if replay.waiting else replay.reached
         return before if moment is None else min(moment, replay.until)
 

@@ -220,18 +220,19 @@ class DialectHandler:
         feed, codec, user = connection.feed, connection.codec, connection.identity.user
         if feed is None or not isinstance(codec, DialectCodec):
             return []
-        found: list[str] = []
+        fragments: list[bytes] = []
         size = 0
         for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
             if entry.event.user in (None, user) and not entry.is_deferred and feed.filter.accepts(entry):
                 fragment = feed.filter.encode_for(entry)
                 if fragment is not None:
-                    batch = codec.encode_events(entry.offset, [fragment])
-                    size += len(batch)
-                    found += reversed(str(batch, "utf-8").split("\n"))
-                    if len(found) >= limit or size >= MAX_RECENT_BYTES:
+                    fragments.append(fragment)
+                    size += len(fragment)
+                    if len(fragments) >= limit or size >= MAX_RECENT_BYTES:
                         break
-        return [msgspec.Raw(frame.encode()) for frame in reversed(found[:limit])]
+        # Together, so that what the dialect says once for each batch is written once.
+        batch = bytes(codec.encode_events(0, fragments[::-1]))
+        return [msgspec.Raw(frame) for frame in batch.split(b"\n") if frame][-limit:]
 
     # ---------------------------------------------------------------------------------------------------- helpers
 

@@ -283,6 +283,21 @@ def test_questions_for_recent_events_have_a_rate_and_their_answers_a_size() -> N
     assert all(len(json.dumps(frame)) < MAX_RECENT_BYTES + 64 * 1024 for frame in found)
 
 
+def test_recent_events_tell_of_all_forwarders_once() -> None:
+    """Each measurement of one forwarder would be a list of all of them: 500 times 500 rows for one question."""
+    b = old_shard()
+    page = b.connect_old()
+    for n in range(20):
+        b.publish("forwarder_health", {"forwarder_id": n, "status": "healthy"}, key=str(n))
+    b.publish("record_created", RECORD)
+    b.wait(1)
+    read(b, page)
+    [recent] = say(b, page, type="get_recent_events", data={"limit": 500})
+    events = recent["data"]["events"]
+    assert [event["type"] for event in events] == ["health_update", "record_created"]
+    assert events[0]["data"]["total_forwarders"] == 20
+
+
 # ---------------------------------------------------------------------------------------------------- the ends
 
 

@@ -43,6 +43,20 @@ _INSTEAD = {
 }
 _SAID = 60
 
+OWN_FRAMES = frozenset(
+    (
+        "connection_established",
+        "subscription_updated",
+        "category_subscription_updated",
+        "subscription_info",
+        "ping",
+        "pong",
+        "error",
+        *_FORMS.values(),
+    )
+)
+"""What the server says that is no event, and `ping`, which a client may answer: no event type may be called so."""
+
 
 class LegacySession:
     """One client. deprecation: what the first frame says of this protocol's end."""

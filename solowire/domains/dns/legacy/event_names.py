@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.model.catalog import Catalog
 
 _ZONES = ("zone_created", "zone_updated", "zone_deleted")
@@ -60,9 +61,11 @@ class EventNames:
         return (name,) if not name.endswith("*") and self._catalog.get(name) is not None else ()
 
     def find_category(self, name: str) -> tuple[str, ...]:
-        """The names in a category; empty if there is none of this name."""
-        listed = self._catalog.categories.get(name, ())
-        return CATEGORIES.get(name) or tuple(found for found in listed if not found.endswith("*"))
+        """The names in a category, the deployment's own with them; empty if there is none of this name."""
+        listed = [found for found in self._catalog.categories.get(name, ()) if not found.endswith("*")]
+        if name not in CATEGORIES:
+            return tuple(listed)
+        return (*CATEGORIES[name], *(found for found in listed if CATALOG.get_declared(found) is None))
 
     def list_patterns(self, names: Iterable[str]) -> list[str]:
         """Our event types that these names stand for, each once."""

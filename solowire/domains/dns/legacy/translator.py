@@ -28,6 +28,12 @@ _SEVERITIES = {Priority.critical: "critical", Priority.high: "warning"}
 _REPLACED = b"\1"
 """Before a summary that a later one of its kind in the same batch makes worthless."""
 
+
+class _Stamp(msgspec.Struct):
+    timestamp: str = ""
+
+
+_read_stamp = msgspec.json.Decoder(_Stamp).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -35,7 +41,8 @@ _decode = msgspec.json.Decoder().decode
 class LegacyTranslator:
     """Writes frames. wanted: names of events, as the client calls them. tags: of each frame.
 
-    is_replay: fragments wait until their time comes, and tell of the forwarders as they were.
+    is_replay: of one user alone. Fragments are joined once, in their order, when their time comes, and tell of the
+    forwarders as they were then.
     """
 
     def __init__(
@@ -90,11 +97,17 @@ class LegacyTranslator:
                 kept.append(fragment)
                 continue
             draft, _, rest = fragment[1:].partition(b"\n")
+            if self._is_replay:
+                self._take_up_row(draft)
             if i == last:
-                kept.append(draft if self._is_replay else self._complete_summary(draft))
+                kept.append(self._complete_summary(draft))
             if rest:
                 kept.append(rest)
         return b"\n".join(kept)
+
+    def read_timestamp(self, fragment: bytes) -> str:
+        """As `solowire.model.dialect.Translator` says."""
+        return _read_stamp(fragment.removeprefix(_REPLACED).partition(b"\n")[0]).timestamp
 
     def _wants(self, *names: str) -> bool:
         return not self._wanted.isdisjoint(names)
@@ -106,17 +119,23 @@ class LegacyTranslator:
         status: str = row["status"]
         before = self._statuses.get(str(id))
         changed = before is not None and before[0] < offset and before[1] != status
-        if event.user is None:
+        said = {"own": row} if event.user is not None else {"seen": row} if self._is_replay else {}
+        if not said:
             _remember(self._forwarders, str(id), row, offset, MAX_FORWARDERS)
         self._note_status(event, id, status, offset)
         frames = []
         if self._wants("health_update", event.type):
-            draft = self._write("health_update", event, {} if event.user is None else {"own": row})
-            frames.append(_REPLACED + (self._complete_summary(draft) if self._is_replay else draft))
+            frames.append(_REPLACED + self._write("health_update", event, said))
         if changed and before is not None and self._wants("forwarder_status_change", event.type):
             change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
             frames.append(self._write("forwarder_status_change", event, change))
         return b"\n".join(frames) or None
+
+    def _take_up_row(self, draft: bytes) -> None:
+        """Remembers what an event of a replay said of one forwarder, now that its time has come."""
+        row = _decode(draft)["data"].get("seen")
+        if row is not None:
+            _remember(self._forwarders, str(row["id"]), row, 0, MAX_FORWARDERS)
 
     def _complete_summary(self, draft: bytes) -> bytes:
         """A frame about all forwarders that are known, of a draft whose `data` has the row that its reader alone sees.

@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from solowire.domains.dns.dns_domain import DNS
 from solowire.domains.dns.event_types import CATALOG
 from solowire.domains.dns.legacy.client_messages import MESSAGE_TYPES
 from solowire.domains.dns.legacy.client_session import LegacySession
 from solowire.domains.dns.legacy.event_names import DEFAULTS
 from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
 from solowire.model.dialect import DialectPath, Outcome
+from solowire.model.type_declarations import parse_types
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.factories import event
 
 NOW = "2026-12-01T00:00:00.000Z"
+PATH = DialectPath("admin", "/ws/{type}")
 DIALECT = LegacyDialect(CATALOG, datetime(2027, 12, 31, tzinfo=UTC), "/guide")
 
 
@@ -299,3 +302,29 @@ def test_the_headers_are_those_of_the_standards() -> None:
     assert headers["Deprecation"] == "@1796083200"
     assert headers["Sunset"] == "Fri, 31 Dec 2027 00:00:00 GMT"
     assert headers["Link"].startswith('</guide>; rel="deprecation"')
+
+
+def test_no_event_is_taken_for_an_answer() -> None:
+    """Whatever the server says by itself has a name that no event type can have."""
+    session = opened("admin", is_admin=True)
+    said = {read_frame(frame)["type"] for frame in DIALECT.open_session(PATH, is_admin=True).open([], NOW)}
+    for name in MESSAGE_TYPES:
+        message = {"type": name, "data": {"event_types": ["bind_reload"], "categories": ["dns"], "start_time": NOW}}
+        outcome, frames = say(session, message)
+        said |= {frame["type"] for frame in frames}
+        if outcome.question is not None:
+            said |= {read_frame(frame)["type"] for frame in session.answer(outcome.question, {}, NOW)}
+    said |= {read_frame(frame)["type"] for frame in session.reject("over_rate", "too many", "", NOW)}
+    assert said == DNS.reserved_types - {"ping"}
+    assert not DNS.reserved_types & set(CATALOG.names)
+
+
+def test_a_deployment_s_types_in_a_category_of_the_domain() -> None:
+    """Who subscribes to the category gets those, too."""
+    [made] = parse_types(
+        {"types": {"badge_used": {"category": "users", "schema": {"type": "object"}}}}, "types.toml", CATALOG
+    )
+    dialect = LegacyDialect(CATALOG.extend([made]), datetime(2027, 12, 31, tzinfo=UTC), "/guide")
+    session = dialect.open_session(DialectPath("health", "/ws/{type}"), is_admin=False)
+    _, [frame] = say(session, {"type": "subscribe_category", "data": {"categories": ["users"]}})
+    assert {"badge_used", "user_login"} <= set(frame["data"]["subscribed_events"])

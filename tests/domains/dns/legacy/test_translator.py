@@ -117,8 +117,21 @@ def test_a_replay_tells_of_the_forwarders_as_they_were() -> None:
     translator = LegacyTranslator(frozenset({"health_update"}), NAMES, ["replay"], is_replay=True)
     events = [health(1, "healthy"), health(1, "unhealthy")]
     fragments = [translator.translate_event(e, json.loads(e.data), at) or b"" for at, e in enumerate(events, 1)]
+    assert [translator.read_timestamp(fragment) for fragment in fragments] == [e.timestamp for e in events]
     frames = [read_frame(translator.join_fragments([fragment]).decode()) for fragment in fragments]
     assert [f["data"]["forwarder_details"][0]["status"] for f in frames] == ["healthy", "unhealthy"]
+
+
+def test_a_page_of_a_replay_does_not_grow_with_the_number_of_forwarders() -> None:
+    """A thousand forwarders took a page's bytes with one event; now each leaves its own row, and they are told once."""
+    translator = LegacyTranslator(frozenset({"health_update"}), NAMES, ["replay"], is_replay=True)
+    events = [health(n, "healthy") for n in range(100, 1_000)]
+    fragments = [translator.translate_event(e, json.loads(e.data), at) or b"" for at, e in enumerate(events, 1)]
+    assert {len(f) for f in fragments} == {len(fragments[0])}
+    [early] = [read_frame(text.decode()) for text in translator.join_fragments(fragments[:300]).split(b"\n")]
+    [late] = [read_frame(text.decode()) for text in translator.join_fragments(fragments[300:]).split(b"\n")]
+    assert (early["data"]["total_forwarders"], late["data"]["total_forwarders"]) == (300, 900)
+    assert late["id"] == events[-1].id
 
 
 def test_a_change_of_status_is_an_event_of_its_own() -> None:
