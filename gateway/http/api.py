@@ -8,6 +8,7 @@ answered.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -281,8 +282,8 @@ def create_app(
 
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
-        """Whether this process answers at all."""
-        return {"status": "ok"}
+        """Whether this process answers at all, and what time it is here."""
+        return {"status": "ok", "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:

@@ -56,7 +56,7 @@ def load_server_settings(config: Path | None, role: str, **options: Any) -> Sett
 
 
 def load_settings(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
-    _check_texts()
+    check_texts()
     settings = load(config, **options)
     if role is not None:
         from solowire.runtime import process
@@ -79,11 +79,12 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
 def _explain_empty(parameter: click.Parameter | None) -> str:
     """The way out for who has given an option no value."""
     if parameter is None or not parameter.required:
-        return f"leave {parameter.opts[0] if parameter is not None else 'it'} out, or name one"
+        named = "the file" if parameter is not None and isinstance(parameter.type, click.Path) else "one"
+        return f"leave {parameter.opts[0] if parameter is not None else 'it'} out, or name {named}"
     return "name the file" if isinstance(parameter.type, click.Path) else "name one"
 
 
-def _check_texts() -> None:
+def check_texts() -> None:
     """Raises ConfigError for an option that is empty, and for what nothing could send on, which UTF-8 can't say.
 
     Paths may be anything but empty, which `PathOption` sees to.

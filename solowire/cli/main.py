@@ -11,7 +11,6 @@ import io
 import os
 import shlex
 import shutil
-import socket
 import sys
 import threading
 import warnings
@@ -24,17 +23,17 @@ import structlog
 
 from solowire import __version__
 from solowire.cli import event_commands as cli_events
+from solowire.cli import source_commands as cli_sources
 from solowire.cli import user_commands as cli_users
-from solowire.cli.command_options import PathOption, common, load_server_settings, load_settings, read_zones, remote
+from solowire.cli.command_options import common, load_server_settings, load_settings, remote
 from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, sign_token
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
-from solowire.model.access import ADMINISTER, PUBLISH
+from solowire.model.access import ADMINISTER
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import (
     JOURNAL_FILE,
     TOKEN_FILE,
-    make_data_directory,
     make_directories,
     write_private,
 )
@@ -96,6 +95,7 @@ for command in (
     cli_events.publish,
     cli_events.tail,
     cli_events.history,
+    cli_sources.source,
     cli_users.token,
     cli_users.disconnect,
     cli_users.revoke,
@@ -243,67 +243,6 @@ def gateway(config: Path | None, **options: Any) -> None:
     from solowire.gateway.server import serve
 
     serve(load_server_settings(config, "gateway", **options))
-
-
-@cli.group()
-def source() -> None:
-    """Agents that turn real systems into events."""
-
-
-@source.command()
-@click.option("--query-log", type=PathOption(readable=False), required=True, help="The query log that named writes.")
-@click.option("--server", default=socket.gethostname, help="What to call the server. [default: this host's name]")
-@click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
-@click.option("--from-start", is_flag=True, help="Begin at the file's start, not at its end, if no place is known yet.")
-@click.option(
-    "--state-dir",
-    type=PathOption(),
-    help="Where the agent keeps its place in the log. [default: sources in the data directory]",
-)
-@remote
-def bind9(
-    config: Path | None,
-    query_log: Path,
-    server: str,
-    zones: str | None,
-    from_start: bool,
-    state_dir: Path | None,
-    **options: Any,
-) -> None:
-    """Follows BIND 9's query log and publishes dns_query_log.
-
-    It goes on where it stopped, however it ended, and each query becomes one event.
-    """
-    from solowire.runtime import process
-    from solowire.sdk.publisher import Publisher
-    from solowire.sources.bind9 import Acknowledgements, run_bind9
-
-    settings = load_settings(config, "source", **options)
-    labels = read_zones(zones)
-    places = state_dir or make_data_directory(settings) / "sources"
-
-    async def run(stop: asyncio.Event) -> None:
-        acknowledgements = Acknowledgements()
-
-        def refuse(event: dict[str, Any], problem: dict[str, object]) -> None:
-            structlog.get_logger().warning("event_rejected", id=event["id"], type=event["type"], problem=problem)
-            acknowledgements.refuse_event(event["id"])
-
-        async with Publisher(settings.url, make_token(settings, PUBLISH), on_refused=refuse) as publisher:
-            await run_bind9(
-                query_log,
-                publisher,
-                server=server,
-                from_start=from_start,
-                zones=labels,
-                stop=stop,
-                state_dir=places,
-                acknowledgements=acknowledgements,
-                begun=process.report_ready,
-            )
-            await publisher.close()  # what it could not send is read again at the next start
-
-    process.run(run)
 
 
 @cli.command()

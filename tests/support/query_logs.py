@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from solowire.sources.checkpoint import Checkpoint
-from solowire.sources.file_follower import FileFollower
-from solowire.sources.log_file import Line, Place
+from solowire.sources.files.checkpoint import Checkpoint
+from solowire.sources.files.file_follower import FileFollower
+from solowire.sources.files.log_file import Line, Place
 
 
 def add(path: Path, text: str | bytes) -> None:

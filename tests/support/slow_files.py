@@ -13,7 +13,7 @@ SLOW_FILES = (
     "tests/e2e/test_bind9.py",
     "tests/e2e/test_processes.py",
     "tests/e2e/test_supervision.py",
-    "tests/sources/test_named.py",
+    "tests/sources/bind9/test_named.py",
     "tests/e2e/test_revocation.py",
     "tests/bench/test_comparison.py",
     "tests/bench/test_bench.py",

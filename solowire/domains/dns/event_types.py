@@ -20,7 +20,8 @@ DURABLE, STATE, TELEMETRY = Delivery.durable, Delivery.state, Delivery.telemetry
 HIGH = Priority.high
 
 
-_UNINDEXED = frozenset({"client_ip"})  # and `query_domain`, which is within `zone` where events are queries
+_UNINDEXED = frozenset({"client_ip", "server", "view"})
+"""`client_ip` has too many values, the others too few: and `query_domain` is within `zone` where events are queries."""
 
 
 def _plain(*names: str) -> tuple[Attribute, ...]:
@@ -30,23 +31,23 @@ def _plain(*names: str) -> tuple[Attribute, ...]:
 _ZONE = Attribute("zone", ("zone",), hierarchical=True)
 _DOMAIN = Attribute("query_domain", ("query_domain",), hierarchical=True, indexed=False)
 
-_ALERT = (Attribute("severity", ("level",)), *_plain("forwarder_id", "type"))
-_ZONES = (_ZONE, *_plain("zone_type", "view", "actor"))
+_ALERT = (Attribute("severity", ("level",)), *_plain("forwarder_id", "type", "server"))
+_ZONES = (_ZONE, *_plain("zone_type", "server", "view", "actor"))
 _TRANSFER = (*_ZONES, *_plain("operation_id"))
 _RECORD = (
     _ZONE,
     Attribute("name", ("name",), hierarchical=True),
     Attribute("record_type", ("type",)),
-    *_plain("view", "actor"),
+    *_plain("server", "view", "actor"),
 )
 _QUERY = (
     Attribute("zone", ("zone", "query_domain"), hierarchical=True),
     _DOMAIN,
     *_plain("client_ip", "query_type", "rcode", "blocked", "server", "view"),
 )
-_CONFIG = (_ZONE, *_plain("entity_type", "component", "action", "actor"))
-_FINDING = (_ZONE, _DOMAIN, *_plain("severity", "threat_type", "client_ip", "query_type"))
-_HIT = (_ZONE, _DOMAIN, *_plain("client_ip", "query_type", "action"))
+_CONFIG = (_ZONE, *_plain("entity_type", "component", "action", "server", "actor"))
+_FINDING = (_ZONE, _DOMAIN, *_plain("severity", "threat_type", "client_ip", "query_type", "server", "view"))
+_HIT = (_ZONE, _DOMAIN, *_plain("client_ip", "query_type", "action", "server", "view"))
 _BACKUP = (_ZONE, *_plain("backup_id", "host", "actor"))
 _SESSION = _plain("user", "role", "client_ip")
 _BULK = (_ZONE, *_plain("operation_id", "operation", "actor"))
@@ -106,14 +107,14 @@ CATALOG = Catalog(
             "forwarder_status_change",
             p.ForwarderStatusChange,
             DURABLE,
-            _plain("forwarder_id", "new_status"),
+            _plain("forwarder_id", "new_status", "server"),
             priority=HIGH,
         ),
         _health(
             "forwarder_health",
             p.ForwarderHealth,
             STATE,
-            _plain("forwarder_id", "status"),
+            _plain("forwarder_id", "status", "server"),
             key=("forwarder_id",),
         ),
         _dns("zone_created", p.ZoneCreated, DURABLE, _ZONES, _UPDATER),
@@ -127,6 +128,7 @@ CATALOG = Catalog(
         _dns("record_imported", p.RecordImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
         _dns("record_exported", p.RecordExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
         _dns("bind_reload", p.BindReload, DURABLE, (_ZONE, *_plain("server", "success"))),
+        _dns("bind_status", p.BindStatus, STATE, _plain("server", "status"), key=("server",)),
         _dns("config_change", p.ConfigChange, DURABLE, _CONFIG, _DIFF | _PATH | {"diff": _DIFF["after"]}),
         _dns(
             "dns_query_log",
@@ -139,10 +141,17 @@ CATALOG = Catalog(
         _QUERY_STATS,
         _security("security_alert", p.SecurityAlert, DURABLE, _FINDING, _IP, priority=HIGH),
         _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, _IP, priority=HIGH),
-        _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "actor"))),
+        _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "server", "actor"))),
         _security("rpz_hit", p.RpzHit, TELEMETRY, _HIT, _IP),
         _system("system_metrics", p.SystemMetrics, STATE, _plain("host"), key=("host",)),
         _system("system_status", p.SystemStatus, STATE, _plain("host", "component"), key=("host", "component")),
+        _system(
+            "source_status",
+            p.SourceStatus,
+            STATE,
+            _plain("server", "kind", "part", "status"),
+            key=("server", "kind", "part"),
+        ),
         _admin("system_alert", p.SystemAlert, DURABLE, _plain("severity", "host", "component"), priority=HIGH),
         _admin("gateway_stats", p.GatewayStats, STATE, _plain("node"), key=("node",)),
         _system("backup_started", p.BackupStarted, DURABLE, _BACKUP, _PATH),

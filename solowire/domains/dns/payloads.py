@@ -213,6 +213,25 @@ class BindReload(Payload, kw_only=True, frozen=True):
     error: str | None = None
 
 
+class BindStatus(Payload, kw_only=True, frozen=True):
+    """How one BIND server is doing. boot_time: when it started; config_time: when it last read its configuration.
+
+    cache_bytes, memory_bytes: of its cache, and of all that it has allocated. hit_ratio: of the cache, percent.
+    """
+
+    status: Literal["running", "stopped", "unknown"]
+    version: str | None = None
+    reason: str | None = None
+    boot_time: Time | None = None
+    config_time: Time | None = None
+    zones: Count | None = None
+    memory_bytes: Bytes | None = None
+    cache_bytes: Bytes | None = None
+    cache_entries: Count | None = None
+    hit_ratio: Percent | None = None
+    uptime_s: Seconds | None = None
+
+
 class ConfigChange(Payload, kw_only=True, frozen=True):
     """The configuration changed. action: such as `created`; before, after, diff: what changed."""
 
@@ -280,6 +299,7 @@ class SecurityFinding(Payload, kw_only=True, frozen=True):
     threat_type: str | None = None
     category: str | None = None
     zone: Name | None = None
+    view: str | None = None
     query_domain: Name | None = None
     query_type: str | None = None
     client_ip: str | None = None
@@ -355,6 +375,26 @@ class SystemStatus(Payload, kw_only=True, frozen=True):
     disk_usage: Percent | None = None
     active_connections: Count | None = None
     uptime: str | None = None
+    uptime_s: Seconds | None = None
+
+
+class SourceStatus(Payload, kw_only=True, frozen=True):
+    """How one part of a source of events is doing. Counts are of events, since the source began.
+
+    kind: the source, such as `bind9`; part: what it watches, such as `dnstap`. events_lost: what the watched system
+    told, or said that it had, and could not be had; events_dropped: for which there was no room while the gateway was
+    away. clock_skew_ms: how far the source's clock is ahead of the gateway's.
+    """
+
+    kind: Word
+    part: Word
+    status: Literal["starting", "running", "waiting", "failed", "stopped"]
+    reason: str | None = None
+    events_read: Count | None = None
+    events_published: Count | None = None
+    events_dropped: Count | None = None
+    events_lost: Count | None = None
+    clock_skew_ms: float | None = None
     uptime_s: Seconds | None = None
 
 

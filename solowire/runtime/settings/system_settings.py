@@ -29,6 +29,7 @@ from solowire.runtime.settings.router_settings import AlertSettings, JournalSett
 from solowire.runtime.settings.section import make_conflict
 from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.runtime.settings.shard_settings import ShardSettings
+from solowire.runtime.settings.source_settings import SourceSettings
 
 PREFIX = "SOLOWIRE_"
 DELIMITER = "__"
@@ -114,6 +115,7 @@ class Settings(LegacySettings):
     audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
     process: ProcessSettings = ProcessSettings()
+    source: SourceSettings = SourceSettings()
 
     _write_name: Callable[[tuple[str, ...]], str] = PrivateAttr(default=".".join)
 

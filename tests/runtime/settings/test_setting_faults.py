@@ -242,9 +242,9 @@ def test_an_unknown_variable_is_refused_by_name(
 
 def test_an_unknown_variable_like_no_other_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing like it the line says where the known ones are listed."""
-    monkeypatch.setenv("SOLOWIRE_XYZZY", "")
+    monkeypatch.setenv("SOLOWIRE_QQVVXX", "")
     line = fault()
-    assert "SOLOWIRE_XYZZY" in line
+    assert "SOLOWIRE_QQVVXX" in line
     assert "`solowire config`" in line
     assert "did you mean" not in line
 

@@ -19,14 +19,14 @@ from typing import Any, Protocol
 import structlog
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
-from solowire.sources.acknowledgements import Acknowledgements as Acknowledgements  # for the command, too
-from solowire.sources.checkpoint import Checkpoint, CheckpointStore, name_log
-from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import FileFollower
-from solowire.sources.held_file import check_log, explain_way_out
-from solowire.sources.log_condition import LogCondition
-from solowire.sources.log_file import Line, Place
-from solowire.sources.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
+from solowire.sources.bind9.queries.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
+from solowire.sources.files.acknowledgements import Acknowledgements as Acknowledgements  # for the command, too
+from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore, name_log
+from solowire.sources.files.directory_watch import DirectoryWatch
+from solowire.sources.files.file_follower import FileFollower
+from solowire.sources.files.held_file import check_log, explain_way_out
+from solowire.sources.files.log_condition import LogCondition
+from solowire.sources.files.log_file import Line, Place
 
 POLL_S = 0.1
 PAUSE_S = 0.01  # at least, between two reads to the end: so that busy logs are read in batches

@@ -8,8 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-from solowire.sources.log_file import HEAD_BYTES, FileMark, LogFile
-from solowire.sources.rotated_files import RotatedFile
+from solowire.sources.files.log_file import HEAD_BYTES, FileMark, LogFile
+from solowire.sources.files.rotated_files import RotatedFile
 
 MARK_BYTES = 64
 

@@ -30,11 +30,11 @@ from pathlib import Path
 
 import msgspec
 
-from solowire.sources.checkpoint import Checkpoint
-from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.held_file import MARK_BYTES, HeldFile, check_kind, find_own, is_part, open_alike
-from solowire.sources.log_file import HEAD_BYTES, FileMark, Line, LogFile, Place
-from solowire.sources.rotated_files import RotatedFile, find_rotated
+from solowire.sources.files.checkpoint import Checkpoint
+from solowire.sources.files.directory_watch import DirectoryWatch
+from solowire.sources.files.held_file import MARK_BYTES, HeldFile, check_kind, find_own, is_part, open_alike
+from solowire.sources.files.log_file import HEAD_BYTES, FileMark, Line, LogFile, Place
+from solowire.sources.files.rotated_files import RotatedFile, find_rotated
 
 READ_BYTES = 256 * 1024
 LINE_BYTES = 64 * 1024

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import structlog
 
-from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import FileFollower, Loss
-from solowire.sources.held_file import explain_way_out
+from solowire.sources.files.directory_watch import DirectoryWatch
+from solowire.sources.files.file_follower import FileFollower, Loss
+from solowire.sources.files.held_file import explain_way_out
 
 AGAIN_S = 60.0
 MISSING_S = 5.0  # for which a rotation may leave the path without a file

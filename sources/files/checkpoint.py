@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from solowire.errors import ConfigError
-from solowire.sources.log_file import FileMark
+from solowire.sources.files.log_file import FileMark
 
 FORMAT = 1
 

@@ -11,10 +11,10 @@ import asyncinotify
 import pytest
 from structlog.testing import capture_logs
 
-from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import FileFollower
-from solowire.sources.log_condition import AGAIN_S, MISSING_S, UNMATCHED, LogCondition
-from solowire.sources.query_log import parse_query
+from solowire.sources.bind9.queries.query_log import parse_query
+from solowire.sources.files.directory_watch import DirectoryWatch
+from solowire.sources.files.file_follower import FileFollower
+from solowire.sources.files.log_condition import AGAIN_S, MISSING_S, UNMATCHED, LogCondition
 
 QUERY = "client @0x7f 127.0.0.1#56031 (a.example): query: a.example IN A +E(0)K (127.0.0.1)"
 
@@ -220,7 +220,7 @@ def test_without_any_inotify_there_is_no_error(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("solowire.sources.directory_watch.Inotify", refuse)
+    monkeypatch.setattr("solowire.sources.files.directory_watch.Inotify", refuse)
     watch = DirectoryWatch(tmp_path / "query.log")
     watch.read_events()
     assert (watch.is_watching, watch.trouble and watch.trouble.errno) == (False, 24)

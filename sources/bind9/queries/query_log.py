@@ -15,7 +15,7 @@ from datetime import datetime, tzinfo
 
 import msgspec
 
-from solowire.sources.syslog_prefix import MONTHS, has_time, parse_moment, split_syslog, to_utc
+from solowire.sources.bind9.syslog_prefix import MONTHS, has_time, parse_moment, split_syslog, to_utc
 
 EVENT_TYPE = "dns_query_log"
 

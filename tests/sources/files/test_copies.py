@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from solowire.sources.file_follower import FileFollower
+from solowire.sources.files.file_follower import FileFollower
 from tests.support.query_logs import add, copytruncate, read_all, reopen
 
 

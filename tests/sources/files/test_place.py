@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from solowire.sources import file_follower
-from solowire.sources.checkpoint import Checkpoint
-from solowire.sources.directory_watch import DirectoryWatch
-from solowire.sources.file_follower import FileFollower
-from solowire.sources.log_file import Line, Place
+from solowire.sources.files import file_follower
+from solowire.sources.files.checkpoint import Checkpoint
+from solowire.sources.files.directory_watch import DirectoryWatch
+from solowire.sources.files.file_follower import FileFollower
+from solowire.sources.files.log_file import Line, Place
 from tests.support.examples import examples
 from tests.support.query_logs import add, copytruncate, read_lines, reopen
 

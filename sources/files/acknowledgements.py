@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from solowire.sources.log_file import Place
+from solowire.sources.files.log_file import Place
 
 
 class Acknowledgements:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.sources.query_log import LINE_CHARACTERS, Query, find_zone, make_payload, normalize_zones, parse_query
+from solowire.sources.bind9.queries.query_log import (
+    LINE_CHARACTERS,
+    Query,
+    find_zone,
+    make_payload,
+    normalize_zones,
+    parse_query,
+)
 
 REAL = [  # written by Debian's BIND 9.18, but for the last two: without the client's address in memory, and older
     r"23-Nov-2026 03:59:33.373 client @0x7fbb86a32098 127.0.0.1#39576 (www.z.example): query: www.z.example IN A +E(0)K (127.0.0.1)",

@@ -1,0 +1,29 @@
+"""The settings of the sources: what each part of one watches. A part whose first setting isn't set is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from solowire.runtime.settings.section import Section, TextList
+
+
+class QueriesSettings(Section):
+    """The queries that a BIND 9 server gets."""
+
+    query_log: Path | None = Field(None, description="the query log that named writes; - for standard input")
+    from_start: bool = Field(False, description="begin at the log's start, not at its end, if no place is known yet")
+    zones: TextList = Field(default_factory=list, description="queries beneath one of these zones are labelled with it")
+
+
+class SourceSettings(Section):
+    """The sources: `solowire source …`."""
+
+    server: str | None = Field(
+        None, max_length=256, description="what to call the server that is watched; default: this host's name"
+    )
+    state_dir: Path | None = Field(
+        None, description="where sources keep their places; default: sources in the data directory"
+    )
+    queries: QueriesSettings = QueriesSettings()

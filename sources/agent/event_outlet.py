@@ -1,0 +1,148 @@
+"""The way of a source's events to the gateway: two lanes, so that a flood of telemetry delays and displaces no change.
+
+What it keeps true:
+
+* What must not be lost (`publish`) waits for room and is never dropped: while the gateway is away its part waits,
+  and reads on later where it stopped. Its memory is bounded by BUFFER_EVENTS.
+* Telemetry (`offer`) never waits: without room it is dropped and counted, and `source_status` says so.
+* Each lane has the order in which it was given events. Between lanes there is none.
+* Each event says its server, as `source` and in `data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from solowire.errors import BufferFull
+from solowire.sdk.arguments import Token
+from solowire.sdk.publisher import Publisher
+
+BUFFER_EVENTS = 10_000
+"""Of each lane, in events that the gateway has not acknowledged."""
+TELEMETRY_BATCH = 500
+TELEMETRY_LINGER_S = 0.05  # half of what a query may wait in all
+
+logger = structlog.get_logger()
+
+
+class EventOutlet:
+    """Publishes a source's events, as an async context manager.
+
+    url, token: as for `Publisher`. server: the name of the server that the source watches.
+    """
+
+    def __init__(self, url: str, token: Token, *, server: str, ssl: SSLContext | None = None) -> None:
+        self.server = server
+        self.dropped_count = 0
+        self.rejected_count = 0
+        self._make_lane: Callable[..., Publisher] = lambda **options: Publisher(
+            url, token, buffer_events=BUFFER_EVENTS, on_refused=self._note_rejected, ssl=ssl, **options
+        )
+        self._changes = self._make_lane()
+        self._telemetry = self._make_lane(batch=TELEMETRY_BATCH, linger=TELEMETRY_LINGER_S)
+
+    async def __aenter__(self) -> EventOutlet:
+        await self._changes.__aenter__()
+        await self._telemetry.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._telemetry.close()
+        await self._changes.close()
+
+    @property
+    def accepted_count(self) -> int:
+        """Events that are in the log."""
+        return sum(lane.stats.accepted + lane.stats.duplicates for lane in (self._changes, self._telemetry))
+
+    async def publish(
+        self,
+        type: str,
+        data: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        key: str | None = None,
+        priority: str | None = None,
+        timestamp: str | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        """Publishes one event that must not be lost; waits for room. Raises PublishRefused if the lane has stopped."""
+        while True:
+            try:
+                await self._changes.publish(
+                    type,
+                    self._name_server(data),
+                    id=id,
+                    key=key,
+                    priority=priority,
+                    timestamp=timestamp,
+                    source=self.server,
+                    correlation_id=correlation_id,
+                )
+            except BufferFull:
+                await self._changes.drain()
+            else:
+                return
+
+    async def offer(
+        self,
+        type: str,
+        data: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        key: str | None = None,
+        priority: str | None = None,
+        timestamp: str | None = None,
+    ) -> bool:
+        """Publishes one event of telemetry, or drops it if there is no room. It does not wait.
+
+        Raises PublishRefused if the lane has stopped. Returns whether there was room.
+        """
+        try:
+            await self._telemetry.publish(
+                type,
+                self._name_server(data),
+                id=id,
+                key=key,
+                priority=priority,
+                timestamp=timestamp,
+                source=self.server,
+            )
+        except BufferFull:
+            self.dropped_count += 1
+            return False
+        return True
+
+    async def drain(self) -> None:
+        """Waits until everything is acknowledged that was published. Raises PublishRefused."""
+        await self._changes.drain()
+        await self._telemetry.drain()
+
+    async def drain_changes(self) -> None:
+        """The same, of what must not be lost: what was published is in the gateway's log then."""
+        await self._changes.drain()
+
+    def _name_server(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return data if "server" in data else {"server": self.server, **data}
+
+    def _note_rejected(self, event: dict[str, Any], problem: dict[str, object]) -> None:
+        self.rejected_count += 1
+        log_rejected(event, problem)
+
+
+def log_rejected(event: dict[str, Any], problem: dict[str, object]) -> None:
+    """Says that the gateway refused an event by name: a fault of ours, or another version's catalogue."""
+    logger.warning(
+        "event_rejected",
+        id=event["id"],
+        type=event["type"],
+        problem=problem,
+        hint="the event is left out; run the same version of the source and of the gateway",
+    )
