@@ -134,12 +134,14 @@ class Allocator:
         return claims
 
     def _capacity(self) -> int:
-        """Slots for shards that are there."""
+        """Slots for shards that are there; where none is, for those that are to come."""
         most = self._limits.max_connections - sum(h.held_slots for h in self._holders if not h.is_live)
         limits = [
             holder.connection_limit(self._limits.max_connections_per_shard) for holder in self._holders.live.values()
         ]
-        return min(most, sum(limit for limit in limits if limit is not None)) if None not in limits else most
+        if not limits or None in limits:
+            return most
+        return min(most, sum(limit for limit in limits if limit is not None))
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
         """Of each group, all shards together: what it uses, and what it would use."""
