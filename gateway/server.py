@@ -225,7 +225,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
 
     make_directories(settings)
     remove_dead_sockets(settings.run_dir, "g", socket.SOCK_STREAM)
-    server = WebServer(front.wrap(with_ends(app)), listen_unix(upstream), handshake_s=UPSTREAM_SECONDS)
+    server = WebServer(front.wrap(with_ends(app)), listen_unix(upstream), handshake_s=UPSTREAM_SECONDS, path=upstream)
     if key_source is not None:
         key_source.start()
     server.start()

@@ -29,10 +29,11 @@ from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.monitoring.monitor import Monitor
 from solowire.router.router import Router
 from solowire.runtime import process
-from solowire.runtime.data_directory import JOURNAL_FILE, make_directories
+from solowire.runtime.data_directory import JOURNAL_FILE, make_directories, make_run_directory
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.identity import make_first_secret
+from solowire.runtime.owned_files import OWNED
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 
@@ -116,6 +117,8 @@ class _RouterServer:
         self._probing: asyncio.Task[None] | None = None
         self._sampler = LogSampler(logger, loop.time, loop.call_later)
         self._socket = RouterSocket(settings.backplane_address, self._on_message)
+        if settings.backplane is None:
+            OWNED.own(settings.run_dir.absolute() / "router", lambda: self._restore_socket(settings))
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
         # The loop waits for the interpreter no longer than this when the thread that reads history has it.
@@ -134,6 +137,12 @@ class _RouterServer:
             sampler=self._sampler,
             history=self._history,
         )
+
+    def _restore_socket(self, settings: Settings) -> bool:
+        """Raises OSError."""
+        make_run_directory(settings.run_dir)
+        self._socket.rebind()
+        return True
 
     def _make_monitor(self, settings: Settings) -> Monitor:
         return Monitor(

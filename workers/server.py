@@ -212,7 +212,13 @@ class _ShardServer:
             socket_count=lambda: len(self._sockets),
             max_sockets=max(1, files - OTHER_FILES),
         )
-        server = WebServer(api, self._api_socket, handshake_s=self._settings.listen.keepalive_timeout_s)
+        place = self._settings.find_shard_api(self._shard.index)
+        server = WebServer(
+            api,
+            self._api_socket,
+            handshake_s=self._settings.listen.keepalive_timeout_s,
+            path=place if isinstance(place, Path) else None,
+        )
         # Before the server starts: what is refused here should end the process without Granian's threads in its way.
         link = self._link = RouterLink(
             self._settings.backplane_address,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -152,6 +153,7 @@ class RouterSocket(_Socket):
     def __init__(self, address: str, received: Callable[[bytes, bytes], Any]) -> None:
         super().__init__(zmq.ROUTER)
         self._on_received = received
+        self._address = address
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.ROUTER_HANDOVER, 1)
         try:
@@ -160,6 +162,15 @@ class RouterSocket(_Socket):
             self._destroy()
             raise ConfigError(f"can't listen on {address}: {error.strerror}") from None
         self._start_reading()
+
+    def rebind(self) -> None:
+        """Listens anew where the address's file was removed; peers that are there stay. Raises OSError."""
+        try:
+            with suppress(zmq.ZMQError):
+                self._socket.unbind(self._address)
+            self._socket.bind(self._address)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from None
 
     def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 2:

@@ -21,13 +21,13 @@ from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import structlog
 
 from solowire.algorithms.backoff import Backoff
+from solowire.cli.notify_socket import NotifySocket
 from solowire.errors import ConfigError
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address, api_client
@@ -47,7 +47,6 @@ CHECK_SECONDS = 0.1
 
 WRONG_SETTINGS = 2
 SUN_PATH_BYTES = 107  # what the address of a unix socket may hold, unix(7)
-DATAGRAMS_AT_ONCE = 100
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 STUCK_HINT = (
     "it is killed and starts again; a machine that is only slow needs a longer SOLOWIRE_PROCESS__WATCHDOG_TIMEOUT_S"
@@ -121,44 +120,6 @@ class Watchdog:
         for name in stuck:
             del self._due_at[name]
         return stuck
-
-
-class NotifySocket:
-    """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter.
-
-    is_stopping: the child says that a signal has told it to end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Binds the socket. Raises ConfigError."""
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            self._socket.bind(str(path))
-        except OSError as error:
-            self._socket.close()
-            raise ConfigError(f"can't make the socket {path}: {error.strerror or error}") from None
-        self._socket.setblocking(False)
-        self.is_stopping = False
-
-    def has_notified(self) -> bool:
-        """Whether the child has given a sign of life since the last call."""
-        found = False
-        with suppress(BlockingIOError):
-            for _ in range(DATAGRAMS_AT_ONCE):
-                lines = self._socket.recv(4096).split(b"\n")
-                found = found or b"WATCHDOG=1" in lines or b"READY=1" in lines
-                self.is_stopping = self.is_stopping or b"STOPPING=1" in lines
-        return found
-
-    def forget(self) -> None:
-        """Forgets what was said before, by a process that has ended."""
-        self.has_notified()
-        self.is_stopping = False
-
-    def close(self) -> None:
-        self._socket.close()
-        self.path.unlink(missing_ok=True)
 
 
 class Supervisor:

@@ -34,6 +34,12 @@ def make_private(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
+def make_run_directory(path: Path) -> None:
+    """Makes the sockets' directory again, and the data directory above it if that is gone, too. Raises OSError."""
+    make_private(path.parent)
+    make_private(path)
+
+
 def close_directory(path: Path) -> None:
     """Closes an existing data directory to others. Raises ConfigError if it can't be, or had better not be; OSError."""
     found = path.stat()

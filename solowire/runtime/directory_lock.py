@@ -1,4 +1,8 @@
-"""A lock on a data directory, held for as long as the process lives, by the kernel."""
+"""A lock on a data directory, held for as long as the process lives, by the kernel.
+
+Who removes the lock's file under its holder, or moves the directory away, lets nobody in for longer than a moment: the
+holder takes the lock of the name again, and ends if another process was quicker.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,15 @@ import fcntl
 import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import TextIO
 
 from solowire.errors import ConfigError
+from solowire.runtime.data_directory import make_private
+from solowire.runtime.owned_files import OWNED
 from solowire.runtime.settings import Settings
+
+MOST_MISSES = 2
+"""So many checks in a row have to find another holder: one that only looks whether the lock is free has it, too."""
 
 
 class DirectoryLock(AbstractContextManager[None]):
@@ -17,26 +27,64 @@ class DirectoryLock(AbstractContextManager[None]):
     def __init__(self, path: Path, holder: str) -> None:
         self._path = path
         self._holder = holder
+        self._files: list[TextIO] = []  # the newest last
+        self._miss_count = 0
 
     def __enter__(self) -> None:
         """Raises ConfigError if another process has it."""
-        self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            process = self._file.read().strip() or "unknown"
-            self._file.close()
+        process = self._take()
+        if process:
             raise ConfigError(
                 f"{self._holder} (process {process}) already uses the data directory {self._path.parent}; "
                 "stop it, or choose another with --data-dir"
-            ) from None
-        with suppress(OSError):  # a full disk: then nobody can say who has it
-            os.ftruncate(self._file.fileno(), 0)
-            os.write(self._file.fileno(), f"{os.getpid()}\n".encode())
+            )
+        self._release = OWNED.own(self._path, self.restore, self.is_in_place)
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._release()
+        for file in self._files:
+            file.close()
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is locked is the one under the name: else nobody is kept away."""
+        held = os.fstat(self._files[-1].fileno())
+        try:
+            named = os.stat(self._path)
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+    def restore(self) -> bool:
+        """Takes the lock of the name again. Raises ConfigError if another process has it, OSError."""
+        make_private(self._path.parent)
+        process = self._take()
+        self._miss_count = self._miss_count + 1 if process else 0
+        if self._miss_count >= MOST_MISSES:
+            raise ConfigError(
+                f"the lock {self._path} was removed under this process, and process {process} has it now: this one "
+                "ends, since both would use the same data; leave the locks alone while a system runs"
+            )
+        return not process
+
+    def _take(self) -> str:
+        """Locks the file under the name; which process has it if another one does, else nothing. Raises OSError."""
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            process = file.read().strip() or "unknown"
+            file.close()
+            return process
+        with suppress(OSError):  # a full disk: then nobody can say who has it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        # One that was moved away with its directory goes on to keep others from there.
+        for old in [old for old in self._files if os.fstat(old.fileno()).st_nlink == 0]:
+            old.close()
+            self._files.remove(old)
+        self._files.append(file)
+        return ""
 
 
 def router_lock(settings: Settings) -> DirectoryLock:

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
 from solowire.errors import ConfigError
+from solowire.runtime.data_directory import make_run_directory
+from solowire.runtime.owned_files import OWNED
 
 BACKLOG = 4096
 SUN_PATH_BYTES = 107
@@ -106,16 +109,51 @@ async def wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-class WebServer(Server):
-    """Serves one ASGI application on `sock`, TCP or Unix, as a task of the running loop.
+class WebServer:
+    """Serves one ASGI application on `sock`, TCP or Unix, in the running loop.
 
     handshake_s: a connection that has not sent a whole request head after so many seconds is cut, whether it sends
     nothing, slowly, or no further request after the last one's answer. The time of a head runs from the connection's
-    begin or the answer before, not from its last byte.
+    begin or the answer before, not from its last byte. path: the name of a Unix socket, which is made again where
+    somebody removes it; connections that are there stay.
     """
 
-    def __init__(self, app: Any, sock: socket.socket, *, handshake_s: float = 10.0) -> None:
+    def __init__(self, app: Any, sock: socket.socket, *, handshake_s: float = 10.0, path: Path | None = None) -> None:
         logging.getLogger("_granian").setLevel(logging.ERROR)  # its "embedded is experimental" on every start
+        self._app = app
+        self._handshake_s = handshake_s
+        self._servers = [_SocketServer(app, sock, handshake_s)]
+        self._path = path
+        self._release: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        self._servers[0].start()
+        if self._path is not None:
+            self._release = OWNED.own(self._path, partial(self._restore_socket, self._path))
+
+    async def finish(self) -> None:
+        """Stops accepting and drops what is open."""
+        if self._release is not None:
+            self._release()
+        await asyncio.gather(*(server.finish() for server in self._servers))
+
+    def _restore_socket(self, path: Path) -> bool:
+        """Raises OSError."""
+        make_run_directory(path.parent)
+        try:
+            sock = listen_unix(path)
+        except ConfigError as error:
+            raise OSError(str(error)) from None
+        server = _SocketServer(self._app, sock, self._handshake_s)
+        self._servers.append(server)
+        server.start()
+        return True
+
+
+class _SocketServer(Server):
+    """Granian on one listening socket."""
+
+    def __init__(self, app: Any, sock: socket.socket, handshake_s: float) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGINL,
@@ -139,7 +177,6 @@ class WebServer(Server):
         self._task = asyncio.get_running_loop().create_task(self.serve())
 
     async def finish(self) -> None:
-        """Stops accepting and drops what is open."""
         if self._task is not None:
             self.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._task], timeout=5)

@@ -4,6 +4,8 @@ It follows sd_notify(3), so that systemd and `up` watch it in the same way: wher
 `READY=1` when it serves (`report_ready`) and `WATCHDOG=1` from its loop, once a second or as often as WATCHDOG_USEC
 asks. A loop that is stuck says nothing, which is the whole idea.
 
+Its locks and sockets are made again where somebody removes them; a process whose lock another one has ends.
+
 SIGHUP is what a terminal says when it closes, and what an operator says to a service: a process that was started from a
 terminal ends in order, as by SIGTERM, and any other one calls what `on_reload` was given.
 """
@@ -27,6 +29,7 @@ import uvloop
 
 from solowire.errors import ConfigError
 from solowire.runtime import logging as logs
+from solowire.runtime.owned_files import CHECK_SECONDS, OWNED
 from solowire.runtime.settings import Settings
 from solowire.runtime.terminal import PARENT, has_terminal
 
@@ -59,7 +62,8 @@ def new_id() -> str:
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Runs `main(stop)` on uvloop; `stop` is set by SIGTERM, SIGINT or SIGQUIT.
 
-    A second signal ends the process at once. Raises ConfigError where there are too few open files to start at all.
+    A second signal ends the process at once. Raises ConfigError where there are too few open files to start at all, and
+    where another process has taken a lock of this one.
     """
     _die_with_parent()
     if (files := raise_file_limit()) < FEWEST_FILES:
@@ -108,10 +112,14 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     _ready_hooks[:] = [lambda: notifier.send_state("READY=1")]
     # Its first step comes when `main` waits for the first time: it has started then.
     beating = loop.create_task(_send_heartbeats(notifier))
+    checking = loop.create_task(_check_files(stop))
     try:
         await main(stop)
     finally:
         beating.cancel()
+        checking.cancel()
+    if checking.done() and (lost := checking.exception()) is not None:
+        raise lost
 
 
 def report_ready() -> None:
@@ -160,6 +168,18 @@ async def _send_heartbeats(notifier: Notifier) -> None:
     while notifier.is_wanted:
         notifier.send_state("WATCHDOG=1")
         await asyncio.sleep(notifier.period)
+
+
+async def _check_files(stop: asyncio.Event) -> None:
+    """Raises ConfigError where another process has taken a lock of this one, and has this one stop."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        try:
+            OWNED.check()
+        except ConfigError as error:
+            logger.critical("lock_lost", reason=str(error), hint="this process ends")
+            stop.set()
+            raise
 
 
 def _parse_period(microseconds: str) -> float:

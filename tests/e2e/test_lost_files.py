@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -80,6 +81,62 @@ def test_an_audit_directory_that_is_removed(system: System) -> None:
         lambda: (audit / "gateway.jsonl").exists() and '"published"' in (audit / "gateway.jsonl").read_text(),
         "the line is there",
     )
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[System]:
+    """One whose `up` takes a child for stuck that it doesn't hear of for two seconds."""
+    with running(tmp_path / "data", shards=1, settings={"PROCESS__WATCHDOG_TIMEOUT_S": 2}) as started:
+        yield started
+
+
+async def test_a_run_directory_that_is_removed(watched: System) -> None:
+    """Each socket in it is made again: no user is disconnected, no child taken for stuck, newcomers are served."""
+    async with watched.session(watched.token("ann"), {"subscriptions": ["*"]}) as session:
+        assert watched.process is not None
+        before = children(watched.process.pid)
+        names = len(list((watched.data_dir / "run").iterdir()))
+        shutil.rmtree(watched.data_dir / "run")
+        removed = f'"path": "{watched.data_dir}/run/'
+        watched.wait_until(lambda: sum(removed in line for line in watched.said()) == names, "all of it is said")
+        assert len(list((watched.data_dir / "run").iterdir())) == names
+        assert (watched.data_dir / "run").stat().st_mode & 0o077 == 0
+        token = watched.token("root")
+        async with watched.http(token) as http:
+            assert (await http.get("/v1/stats/shards/0")).status_code == 200
+            await watched.publish(EVENT, token=token)
+            [event] = await session.events(1)
+            assert event["type"] == "custom.file"
+            os.kill(watched.pid_of("gateway"), signal.SIGKILL)
+            watched.wait_until(watched._all_ready, "a new gateway reaches the others")
+            assert (await http.get("/v1/stats/shards/0")).status_code == 200
+        assert [pid for pid in before if pid in children(watched.process.pid)] == before[:2]
+        assert "process_unresponsive" not in watched.output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"),
+    [("router.lock", ("router",)), ("shard-0.lock", ("shard", "--index", "0")), ("up.lock", ("up", "--shards", "1"))],
+)
+def test_a_lock_that_is_removed(lock: str, command: tuple[str, ...], system: System) -> None:
+    """It is said, and made again: a second process of the kind is refused as before."""
+    (system.data_dir / lock).unlink()
+    system.wait_until(lambda: any("file_removed" in line and lock in line for line in system.said()), "it is said")
+    done = run(*command, "--data-dir", str(system.data_dir), cwd=system.data_dir, settings={"PORT": free_ports(3)})
+    assert done.returncode == 2
+    assert "already uses the data directory" in done.stderr
+    assert publish(system, system.secret).status_code == 200
+
+
+@pytest.mark.parametrize("lock", ["router.lock", "shard-0.lock", "up.lock"])
+def test_a_lock_that_another_process_has_taken(lock: str, system: System) -> None:
+    """Two of a kind would both use the data: the first one ends, and says why."""
+    (system.data_dir / lock).unlink()
+    with (system.data_dir / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        system.wait_until(lambda: any('"lock_lost"' in line for line in system.said()), "it is said")
+        assert system.process is not None
+        assert system.process.wait(60) == (2 if lock == "up.lock" else 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM])

@@ -19,7 +19,8 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from solowire.cli.supervisor import READY_SECONDS, NotifySocket, Watchdog
+from solowire.cli.notify_socket import NotifySocket
+from solowire.cli.supervisor import READY_SECONDS, Watchdog
 from tests.support.system import System, alive, end, free_ports, ready, run, running
 
 ROUTER, GATEWAY = ("router",), ("gateway",)
