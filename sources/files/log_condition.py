@@ -1,4 +1,4 @@
-"""The condition of a query log: whether it can give queries, told at once, and once a minute as long as it can't.
+"""The condition of a log: whether it can give what is looked for, told at once, and once a minute as long as it can't.
 
 Nothing here stops the agent: a log may come later, or get its queries when `rndc querylog on` is said.
 """
@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from solowire.sources.files.directory_watch import DirectoryWatch
@@ -24,29 +25,39 @@ _PEEK_BYTES = 64 * 1024
 
 logger = structlog.get_logger()
 
-_CHANNEL_HINT = (
-    "name the `file` of the channel that named.conf's `logging` gives `category queries`; a `querylog yes` or "
-    "`rndc querylog on` makes named write it"
-)
+
+class LogKind(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of log, in words.
+
+    name: how the names of our own log lines begin. title: what messages call it. wanted: one of the lines that are
+    looked for. counted: those of them that became events, as a field. channel_hint: how to have named write it.
+    """
+
+    name: str
+    title: str
+    wanted: str
+    counted: str
+    channel_hint: str
 
 
 class LogCondition:
     """Says what is wrong with one log. clock: seconds, that never go back."""
 
-    def __init__(self, path: Path, server: str, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, server: str, clock: Callable[[], float], kind: LogKind) -> None:
         self.path = path
+        self._kind = kind
         self._log = logger.bind(server=server)
         self._clock = clock
         self._missing_since: float | None = clock() - MISSING_S  # at the start there is no rotation to wait for
         self._due: dict[str, float] = {}  # when to say again what was said
         self._trouble: str | None = None
         self._watch_trouble: str | None = None
-        self._unmatched = 0  # lines since the last query
+        self._unmatched = 0  # lines since the last that was known
         self._has_matched = False
         self._sample = ""
-        self._is_strange = False  # it has been said that its lines are no queries
+        self._is_strange = False  # it has been said that its lines are of no use
 
-    def inspect(self, is_query: Callable[[str], bool]) -> None:
+    def inspect(self, is_wanted: Callable[[str], bool]) -> None:
         """Look at what the log holds already, which nobody may be going to read."""
         try:
             with self.path.open("rb") as file:
@@ -62,15 +73,15 @@ class LogCondition:
             self._say_strange("it is a binary file")
             return
         texts = [line.decode("utf-8", "replace") for line in lines]
-        if any(is_query(text) for text in texts):
+        if any(is_wanted(text) for text in texts):
             self._has_matched = True
         elif texts:
             self._is_strange = True
             self._sample = texts[-1]
-            self._say_strange(f"of the {len(texts)} lines at its end none is a query")
+            self._say_strange(f"of the {len(texts)} lines at its end none is {self._kind.wanted}")
 
     def match_line(self) -> None:
-        """A line was a query."""
+        """A line was of this kind of log."""
         self._unmatched = 0
         self._has_matched = True
         self._is_strange = False
@@ -92,14 +103,16 @@ class LogCondition:
         self._tell_missing(follower.is_missing)
         if self._is_strange and self._is_due("strange"):
             self._say_strange(
-                f"of its last {self._unmatched} lines none is a query" if self._unmatched else "no query yet"
+                f"of its last {self._unmatched} lines none is {self._kind.wanted}"
+                if self._unmatched
+                else f"not {self._kind.wanted} yet"
             )
         trouble = None if watch.trouble is None else watch.trouble.strerror
         if trouble != self._watch_trouble:
             self._watch_trouble = trouble
             if trouble is not None:
                 self._log.warning(
-                    "query_log_polling",
+                    f"{self._kind.name}_polling",
                     path=str(self.path),
                     reason=trouble,
                     hint="no inotify: it is looked at ten times a second, and faster rotations may be missed; let the "
@@ -108,10 +121,10 @@ class LogCondition:
 
     def _tell_loss(self, loss: Loss) -> None:
         if loss.is_all and not loss.files and not loss.size:
-            self._log.info("query_log_truncated", path=str(self.path))
+            self._log.info(f"{self._kind.name}_truncated", path=str(self.path))
             return
         self._log.warning(
-            "query_log_lines_lost",
+            f"{self._kind.name}_lines_lost",
             path=str(self.path),
             reason=loss.reason,
             files=loss.files,
@@ -126,9 +139,9 @@ class LogCondition:
         if found is not None and (trouble != self._trouble or self._is_due("trouble")):
             self._say_again_later("trouble")
             hint = f"{explain_way_out(found)}; it is tried again"
-            self._log.warning("query_log_open_failed", path=str(self.path), error=trouble, hint=hint)
+            self._log.warning(f"{self._kind.name}_open_failed", path=str(self.path), error=trouble, hint=hint)
         elif found is None and self._trouble is not None:
-            self._log.info("query_log_reopened", path=str(self.path))
+            self._log.info(f"{self._kind.name}_reopened", path=str(self.path))
         self._trouble = trouble
 
     def _tell_missing(self, is_missing: bool) -> None:
@@ -136,7 +149,7 @@ class LogCondition:
         if not is_missing:
             if "missing" in self._due:
                 del self._due["missing"]
-                self._log.info("query_log_found", path=str(self.path))
+                self._log.info(f"{self._kind.name}_found", path=str(self.path))
             self._missing_since = None
             return
         if self._missing_since is None:
@@ -144,20 +157,20 @@ class LogCondition:
         if now - self._missing_since >= MISSING_S and self._is_due("missing"):
             self._say_again_later("missing")
             self._log.warning(
-                "query_log_missing",
+                f"{self._kind.name}_missing",
                 path=str(self.path),
                 reason=_why_missing(self.path),
-                hint=f"waiting for it; {_CHANNEL_HINT}",
+                hint=f"waiting for it; {self._kind.channel_hint}",
             )
 
     def _say_strange(self, reason: str) -> None:
         self._say_again_later("strange")
         self._log.warning(
-            "query_log_unmatched",
+            f"{self._kind.name}_unmatched",
             path=str(self.path),
             reason=reason,
             sample=_escaped(self._sample),
-            hint=_CHANNEL_HINT,
+            hint=self._kind.channel_hint,
         )
 
     def _is_due(self, what: str) -> bool:

@@ -1,70 +1,46 @@
-"""The agents' loops: the thin shells that read a real system and publish what it tells.
-
-The BIND 9 agent is one loop over one file. It reads only as fast as the publisher takes events: while the
-publisher is full the loop waits and the file is the buffer, so the agent's memory stays that of one read. A second task
-writes down the place up to which everything is acknowledged, as often as that moves, KEEP_S apart at least.
-
-What is published again after a kill is thus what was acknowledged within KEEP_S and the time of one fsync, or was under
-way; it has the same ids again, by which the gateway knows it for `duplicate_window_s`.
-"""
+"""The agent of the query log: each query becomes one event."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
 
-import structlog
-
-from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.sources.bind9.queries.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
-from solowire.sources.files.acknowledgements import Acknowledgements as Acknowledgements  # for the command, too
-from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore, name_log
-from solowire.sources.files.directory_watch import DirectoryWatch
-from solowire.sources.files.file_follower import FileFollower
-from solowire.sources.files.held_file import check_log, explain_way_out
-from solowire.sources.files.log_condition import LogCondition
-from solowire.sources.files.log_file import Line, Place
+from solowire.sources.files.acknowledgements import Acknowledgements
+from solowire.sources.files.line_meaning import UNKNOWN_LINE, LineEvent, LineMeaning
+from solowire.sources.files.log_agent import EventPublisher, run_log_agent
+from solowire.sources.files.log_condition import LogKind
 
-POLL_S = 0.1
-PAUSE_S = 0.01  # at least, between two reads to the end: so that busy logs are read in batches
-KEEP_S = 0.05
-STOP_S = 5.0  # for which the last events may wait for their acknowledgement
-REPORT_S = 60.0
-_LINES_AT_ONCE = 250  # before the publisher has its turn, and the path is looked at
-
-logger = structlog.get_logger()
+QUERY_LOG = LogKind(
+    name="query_log",
+    title="query log",
+    wanted="a query",
+    counted="queries",
+    channel_hint="name the `file` of the channel that named.conf's `logging` gives `category queries`; a "
+    "`querylog yes` or `rndc querylog on` makes named write it",
+)
 
 
-class PublisherCounts(Protocol):
-    """Events so far: accepted, and accepted before."""
+class QueryLines:
+    """What the lines of a query log say. zones: names of the zones to be told in the events."""
 
-    accepted: int
-    duplicates: int
+    kind = QUERY_LOG
 
+    def __init__(self, zones: Iterable[str]) -> None:
+        self.zones = normalize_zones(zones)
 
-class EventPublisher(Protocol):
-    """What agents need of `solowire.sdk.publisher`.
+    def interpret_line(self, text: str, now: datetime) -> LineMeaning:
+        """Makes a `dns_query_log` of a query. Times without a zone are this machine's."""
+        query = parse_query(text, None, now)
+        if query is None:
+            return UNKNOWN_LINE
+        return LineMeaning(True, LineEvent(EVENT_TYPE, make_payload(query, self.zones), query.timestamp))
 
-    `publish` raises BufferFull; `drain` waits for room. It settles events in the order in which it got them.
-    """
-
-    @property
-    def stats(self) -> PublisherCounts: ...
-
-    async def publish(
-        self,
-        type: str,
-        data: dict[str, Any],
-        *,
-        id: str | None = None,
-        timestamp: str | None = None,
-        source: str | None = None,
-    ) -> object: ...
-
-    async def drain(self) -> object: ...
+    def recognizes_line(self, text: str) -> bool:
+        """Whether it is a query."""
+        return parse_query(text, None) is not None
 
 
 async def run_bind9(
@@ -81,290 +57,17 @@ async def run_bind9(
 ) -> None:
     """Publish every query of a BIND 9 query log as `dns_query_log`, until `stop` is set.
 
-    query_log: the file of the channel, which need not exist yet. server: the name server's name, the events'
-    `source`. from_start: also what the file holds already, if no place is known. zones: names of the zones to be told
-    in the events. state_dir: where the place is kept; nowhere if None. acknowledgements: the ones that the publisher
-    tells of refused events. begun: called when nothing stands in the way of reading any more. Times without a zone are
-    this machine's. Raises ConfigError if the file is there and can't be read, or the place can't be kept;
-    PublishRefused if the publisher has stopped.
+    query_log: the file of the channel, which need not exist yet. zones: names of the zones to be told in the events.
+    The rest, and the errors, are those of `run_log_agent`.
     """
-    try:
-        check_log(query_log)
-    except OSError as error:  # now: a refused path leaves nothing behind
-        raise _make_unreadable_error(query_log, error) from error
-    store = None if state_dir is None else CheckpointStore(state_dir, query_log)
-    watch = DirectoryWatch(query_log)
-    try:
-        checkpoint = None if store is None else store.load_checkpoint()
-        try:
-            follower = FileFollower(query_log, from_start, checkpoint=checkpoint, watch=watch)
-        except OSError as error:
-            raise _make_unreadable_error(query_log, error) from error
-        try:
-            agent = _Bind9Agent(
-                follower,
-                watch,
-                publisher,
-                server,
-                normalize_zones(zones),
-                stop,
-                store=store,
-                salt=_salt(server, query_log) if checkpoint is None else checkpoint.salt,
-                acknowledgements=acknowledgements or Acknowledgements(),
-            )
-            agent.save_first_place(checkpoint)
-            begun()
-            await agent.run()
-        finally:
-            follower.close()
-    finally:
-        watch.close()
-        if store is not None:
-            store.close()
-
-
-def _salt(server: str, query_log: Path) -> str:
-    return f"{server} {name_log(query_log)}"
-
-
-def _make_unreadable_error(query_log: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"the query log {query_log} can't be read: {error.strerror}; {explain_way_out(error)}")
-
-
-class _Bind9Agent:
-    def __init__(
-        self,
-        follower: FileFollower,
-        watch: DirectoryWatch,
-        publisher: EventPublisher,
-        server: str,
-        zones: frozenset[str],
-        stop: asyncio.Event,
-        *,
-        store: CheckpointStore | None,
-        salt: str,
-        acknowledgements: Acknowledgements,
-    ) -> None:
-        self.follower = follower
-        self.watch = watch
-        self.publisher = publisher
-        self.server = server
-        self.zones = zones
-        self.stop = stop
-        self.store = store
-        self.salt = salt
-        self.acknowledgements = acknowledgements
-        self.condition = LogCondition(follower.path, server, self.clock)
-        self.saved_place: Place | None = None
-        self.report_trouble_at = 0.0
-        self.has_ended = asyncio.Event()
-        self.lines = 0
-        self.queries = 0
-        self.skipped = 0
-        self.waited_s = 0.0  # seconds, for a publisher that was full
-        self.report_at = 0.0
-
-    # ------------------------------------------------------------------------------------------ its life
-
-    def save_first_place(self, checkpoint: Checkpoint | None) -> None:
-        """Write down where reading begins, before anything is published. Raises ConfigError if it can't be."""
-        place = self.follower.current_place()
-        if checkpoint is not None:
-            logger.info(
-                "query_log_resumed",
-                server=self.server,
-                path=str(self.follower.path),
-                offset=0 if place is None else place.offset,
-                state=str(self.store.path) if self.store is not None else None,
-            )
-        if self.store is not None:
-            try:
-                self.store.save(self.follower.make_checkpoint(place, self.salt))
-            except OSError as error:
-                raise ConfigError(
-                    f"the agent's state can't be kept in {self.store.path.parent}: {error.strerror}; choose another "
-                    "directory with --state-dir"
-                ) from None
-            self.saved_place = place
-        if checkpoint is None:
-            self.condition.inspect(lambda text: parse_query(text, None) is not None)
-
-    async def run(self) -> None:
-        self.report_at = self.clock() + REPORT_S
-        keeping = asyncio.create_task(self.keep_saving_place(), name="keep place")
-        try:
-            await self.read_lines()
-            await self.drain_publisher()
-        finally:
-            self.has_ended.set()  # not cancelled: what it is writing must not come after our last word
-            await keeping
-            await self.save_place()
-            self.condition.check(self.follower, self.watch)
-            self.report()
-
-    async def read_lines(self) -> None:
-        while not self.stop.is_set():
-            lines = self.follower.read_lines()
-            self.condition.check(self.follower, self.watch)
-            now = datetime.now(UTC)
-            for number, line in enumerate(lines, start=1):
-                if not await self.publish_line(line, now):
-                    return
-                if number % _LINES_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                    self.follower.hold_new_files()
-            if (place := self.follower.current_place()) is not None:
-                self.acknowledgements.pass_line(place)
-            self.report_if_due()
-            await self.wait_for_lines()
-
-    async def drain_publisher(self) -> None:
-        """Wait for what is under way; what isn't acknowledged then is read again at the next start."""
-        try:
-            async with asyncio.timeout(STOP_S):
-                await self.publisher.drain()
-        except TimeoutError:
-            self.settle_acknowledged()
-            logger.warning(
-                "events_unsent",
-                server=self.server,
-                events=len(self.acknowledgements),
-                hint="the gateway did not take them in time; they are read again at the next start"
-                if self.store is not None
-                else "the gateway did not take them in time",
-            )
-        except PublishRefused as refused:
-            hint = "they are read again at the next start, if the place in the log is kept"
-            logger.warning("events_unsent", server=self.server, reason=str(refused), hint=hint)
-
-    # ------------------------------------------------------------------------------------------ reading
-
-    async def publish_line(self, line: Line, now: datetime) -> bool:
-        """Publish one line, however long it takes. False if the agent was stopped first."""
-        self.lines += 1
-        query = parse_query(line.text, None, now)
-        if query is None:
-            self.skipped += 1
-            self.condition.skip_line(line.text)
-            self.acknowledgements.pass_line(Place(line.file, line.end))
-            return True
-        self.condition.match_line()
-        data = make_payload(query, self.zones)
-        id = line.file.make_event_id(line.start, self.salt)
-        while True:
-            try:
-                await self.publisher.publish(EVENT_TYPE, data, id=id, timestamp=query.timestamp, source=self.server)
-            except BufferFull:
-                if not await self.wait_for_room():
-                    return False
-            else:
-                self.queries += 1
-                self.acknowledgements.add_event(id, Place(line.file, line.end))
-                return True
-
-    async def wait_for_room(self) -> bool:
-        """Wait until the publisher has room. False if the agent was stopped first."""
-        drained = asyncio.ensure_future(self.publisher.drain())
-        begun, waited = self.clock(), self.waited_s
-        try:
-            while not drained.done():
-                if self.stop.is_set():
-                    return False
-                self.follower.hold_new_files()  # the log may be rotated more than once meanwhile
-                self.condition.check(self.follower, self.watch)
-                await self.wait_for_change(drained)
-                self.waited_s = waited + self.clock() - begun
-                self.report_if_due()
-            drained.result()
-            return True
-        finally:
-            drained.cancel()
-            await asyncio.gather(drained, return_exceptions=True)
-
-    async def wait_for_lines(self) -> None:
-        """Until there is more to be read, or the publisher has had its turn if there is more already."""
-        if self.follower.is_behind:
-            await asyncio.sleep(0)
-            return
-        stopping = asyncio.ensure_future(self.stop.wait())
-        drained = asyncio.ensure_future(self.publisher.drain())
-        try:
-            await self.wait_for_change(stopping)
-            if drained.done():
-                drained.result()  # a publisher that has stopped is told now, and not with the next line
-        finally:
-            stopping.cancel()
-            drained.cancel()
-            await asyncio.gather(stopping, drained, return_exceptions=True)
-
-    async def wait_for_change(self, other: asyncio.Future[Any]) -> None:
-        """Until something happens to the log, or `other` is done, or for POLL_S; for PAUSE_S at least."""
-        await asyncio.wait({other}, timeout=PAUSE_S)
-        if not other.done():
-            await self.watch.wait(POLL_S - PAUSE_S, {other})
-
-    # ------------------------------------------------------------------------------------------ its place
-
-    def settle_acknowledged(self) -> None:
-        """Take in what the publisher has had acknowledged."""
-        stats = self.publisher.stats
-        self.acknowledgements.settle_events(stats.accepted + stats.duplicates)
-
-    async def keep_saving_place(self) -> None:
-        ended = asyncio.ensure_future(self.has_ended.wait())
-        while not ended.done():
-            await asyncio.wait({ended}, timeout=KEEP_S)
-            await self.save_place()
-
-    async def save_place(self) -> None:
-        """Write down the place up to which all is acknowledged, if it has moved."""
-        self.settle_acknowledged()
-        place = self.acknowledgements.place
-        if self.store is None or place is None or place == self.saved_place:
-            return
-        checkpoint = self.follower.make_checkpoint(place, self.salt)
-        try:
-            await asyncio.to_thread(self.store.save, checkpoint)
-        except (OSError, ConfigError) as error:
-            if self.clock() >= self.report_trouble_at:
-                self.report_trouble_at = self.clock() + REPORT_S
-                logger.warning(
-                    "checkpoint_write_failed",
-                    server=self.server,
-                    path=str(self.store.path),
-                    reason=error.strerror if isinstance(error, OSError) else str(error),
-                    hint="trying on; if the agent were killed now, it would publish again what it has published since",
-                )
-        else:
-            self.saved_place = place
-
-    # ------------------------------------------------------------------------------------------ its reports
-
-    @staticmethod
-    def clock() -> float:
-        return asyncio.get_running_loop().time()
-
-    def report_if_due(self) -> None:
-        if self.clock() >= self.report_at:
-            self.report()
-            self.report_at = self.clock() + REPORT_S
-
-    def report(self) -> None:
-        """The counts since the agent began.
-
-        skipped: lines that are no queries. dropped: lines over 64 KB. passed_over: files that were rotated away before
-        they were read; lost_bytes: known to be lost, if any. waited_s: for the gateway, with a full buffer: the log is
-        read that much later.
-        """
-        lost = {"lost_bytes": self.follower.lost_bytes} if self.follower.lost_bytes else {}
-        logger.info(
-            "query_log_progress",
-            server=self.server,
-            lines=self.lines,
-            queries=self.queries,
-            skipped=self.skipped,
-            dropped=self.follower.dropped,
-            passed_over=self.follower.passed_over,
-            **lost,
-            waited_s=round(self.waited_s, 1),
-        )
+    await run_log_agent(
+        query_log,
+        QueryLines(zones),
+        publisher,
+        server=server,
+        from_start=from_start,
+        stop=stop,
+        state_dir=state_dir,
+        acknowledgements=acknowledgements,
+        begun=begun,
+    )

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from solowire.errors import BufferFull, ConfigError
 from solowire.sdk.publisher import PublisherStats
-from solowire.sources.bind9.queries import query_log_agent
 from solowire.sources.bind9.queries.query_log_agent import run_bind9
+from solowire.sources.files import log_agent
 from solowire.sources.files.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
 from tests.support.examples import examples
 from tests.support.query_logs import add, read_all, until
@@ -369,7 +369,7 @@ async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None
 
 async def test_the_agent_reports_as_time_passes(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts are logged every REPORT_S while the agent runs."""
-    monkeypatch.setattr(query_log_agent, "REPORT_S", 0.01)
+    monkeypatch.setattr(log_agent, "REPORT_S", 0.01)
     stop = asyncio.Event()
     with capture_logs() as logs:
         agent = asyncio.create_task(run_bind9(log, Memory(), server="ns1", from_start=True, zones=[], stop=stop))
@@ -411,7 +411,7 @@ async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
             if number < FILES_HELD - 1:
                 await until(lambda before=before: held(log) > before)  # type: ignore[misc]
             else:
-                await asyncio.sleep(3 * query_log_agent.POLL_S)
+                await asyncio.sleep(3 * log_agent.POLL_S)
         publisher.limit = 1_000
         publisher.empty.set()
         await until(lambda: publisher.names()[-1] == f"n{FILES_HELD + 1}.example")

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from solowire.sources.bind9.queries.query_log import parse_query
+from solowire.sources.bind9.queries.query_log_agent import QUERY_LOG
 from solowire.sources.files.directory_watch import DirectoryWatch
 from solowire.sources.files.file_follower import FileFollower
 from solowire.sources.files.log_condition import AGAIN_S, MISSING_S, UNMATCHED, LogCondition
@@ -28,7 +29,7 @@ class Agent:
         self.now = 1000.0
         self.watch = DirectoryWatch(path)
         self.follower = FileFollower(path, watch=self.watch)
-        self.condition = LogCondition(path, "ns1", lambda: self.now)
+        self.condition = LogCondition(path, "ns1", lambda: self.now, QUERY_LOG)
 
     def check(self) -> None:
         self.follower.hold_new_files()
