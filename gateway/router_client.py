@@ -123,7 +123,7 @@ class RouterClient:
         self._reconnect_ramp = ReconnectRamp(pace)
         self._shards: dict[int, ShardAddress] = {}
         self._requests = count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._pending_requests: dict[int, asyncio.Future[Any]] = {}
         self._link = RouterLink(
             address,
             f"gateway-{self._incarnation}",
@@ -379,18 +379,18 @@ class RouterClient:
 
     async def finish(self) -> None:
         """Waits a moment for answers that are on their way, and closes. Whoever waited has gone on by then."""
-        if self._waiting:
-            await asyncio.wait(self._waiting.values(), timeout=_LAST_ANSWERS_SECONDS)
+        if self._pending_requests:
+            await asyncio.wait(self._pending_requests.values(), timeout=_LAST_ANSWERS_SECONDS)
         self.close()
-        while self._waiting:
+        while self._pending_requests:
             await asyncio.sleep(0)
 
     def close(self) -> None:
         """Whoever still waits for the router is told that it is away."""
         self._link.close()
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
+        for pending in self._pending_requests.values():
+            if not pending.done():
+                pending.set_exception(RequestRejected(503, *_UNAVAILABLE, retry_after=1))
 
     def _admit(self, identity: Identity, address: str, *, is_old: bool = False) -> tuple[ShardAddress, str]:
         role = self._roles.get(identity.role)
@@ -435,15 +435,15 @@ class RouterClient:
     def _send_request(self, number: int, message: PeerMessage) -> None:
         if not self._link.is_router_alive or not self._link.send(message):
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._pending_requests[number] = asyncio.get_running_loop().create_future()
 
     async def _wait_for_answer(self, number: int) -> Any:
         try:
-            return await asyncio.wait_for(self._waiting[number], self._timeout)
+            return await asyncio.wait_for(self._pending_requests[number], self._timeout)
         except TimeoutError:
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1) from None
         finally:
-            del self._waiting[number]
+            del self._pending_requests[number]
 
     def _revocations_version(self) -> int:
         return self.tokens.revocations.version
@@ -462,9 +462,9 @@ class RouterClient:
                 | RevokeResponse()
             ):
                 self.publish_limiter.mark_received(message.request)
-                waiting = self._waiting.get(message.request)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message)
+                pending = self._pending_requests.get(message.request)
+                if pending is not None and not pending.done():
+                    pending.set_result(message)
             case RevocationUpdate():
                 _, known = self.tokens.revocations.apply_update(message)
                 if known is not None:

@@ -90,10 +90,10 @@ class Membership:
         self._update_version(before)
         return superseded
 
-    def record_heartbeat(self, name: bytes, boot: str, stats: ShardStats | None, now: float) -> bool:
+    def record_heartbeat(self, name: bytes, incarnation: str, stats: ShardStats | None, now: float) -> bool:
         """False if the peer is not known, and must be asked who it is."""
         peer = self._peers.get(name)
-        if peer is None or peer.incarnation != boot:
+        if peer is None or peer.incarnation != incarnation:
             return False
         peer.last_heard_at = now
         if stats is not None:

@@ -80,8 +80,8 @@ class InvalidHistoryQuery(RequestError):
     """A question about history with wrong parameters. faults: parameter → what is wrong with it, in words."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
-        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        super().__init__("invalid_query", told, "docs/protocol.md says what a question about history may have")
+        text = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        super().__init__("invalid_query", text, "docs/protocol.md says what a question about history may have")
         self.faults = dict(faults)
 
 

@@ -1,4 +1,4 @@
-"""What import contracts (pyproject.toml) can't say: clocks that are read, `websockets`' I/O, names that are used twice.
+"""What import contracts (pyproject.toml) can't say: clocks that are read, `websockets`' I/O, names.
 
 The rooms are those of the contract on decisions, so that there is one list.
 """
@@ -23,7 +23,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 [PURE] = [c["source_modules"] for c in CONTRACTS if c["name"].startswith("Decisions")]
 NOT_PURE = (
     "solowire.auth.key_source",
-    "solowire.gateway.publish.parsing_turns",
+    "solowire.gateway.publish.parser_turns",
     "solowire.workers.history.history_api",
 )
 """As the contract's exceptions say."""
@@ -36,6 +36,9 @@ SANS_IO = frozenset(
 IMPORTERS = frozenset({"import_module", "__import__"})
 UNSEEN = "what no contract would see"
 CLOCKS = frozenset({"now", "utcnow", "today"})
+
+RINGS = ("ring", "ping", "logging", "encoding", "listing", "finding", "framing", "startdraining")
+CLAUSES = frozenset({"What", "Who", "Whom", "Whose", "Whether", "How", "When", "Where", "Which"})
 
 
 def module_of(path: Path) -> str:
@@ -135,6 +138,24 @@ def test_no_two_classes_have_one_name() -> None:
                 places[node.name].append(f"{module}:{node.lineno}")
     assert "HistoryThread" in places
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_module_and_no_class_is_a_gerund() -> None:
+    """They are things of the domain, whose names end in a noun; RINGS are the nouns that end like a gerund."""
+    found = [name for name, path in FILES.items() if path.stem.rpartition("_")[2].endswith("ing")]
+    found += [
+        node.name
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("ing")
+    ]
+    assert [name for name in found if not name.lower().endswith(RINGS)] == []
+
+
+def test_no_module_is_titled_by_a_clause() -> None:
+    """The first line of its docstring says what it is, and not "Who may…" or "What the…"."""
+    titles = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in FILES.items()}
+    assert [name for name, title in titles.items() if title.split(" ")[0].rstrip(",:") in CLAUSES] == []
 
 
 @pytest.mark.parametrize("top", ROLES)

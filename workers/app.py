@@ -42,14 +42,14 @@ class HttpApi:
         metrics: Callable[[], bytes],
         *,
         wrong_tokens: FailedAuthLimiter,
-        reporting: ShardReporter | None = None,
+        reporter: ShardReporter | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
         want_keys: Callable[[], object] | None = None,
         history: HistoryApi | None = None,
     ) -> None:
         self._history = history
         self._shard = shard
-        self._reporter = reporting or ShardReporter(shard)
+        self._reporter = reporter or ShardReporter(shard)
         self._audit = audit
         self._wrong_tokens = wrong_tokens
         self._tokens = tokens

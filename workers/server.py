@@ -67,12 +67,12 @@ from solowire.runtime.settings import Settings
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
-from solowire.workers.delivery.ack_pacing import AckPacing
+from solowire.workers.delivery.ack_schedule import AckSchedule
 from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
-from solowire.workers.session.commands import WaitingRefresh
+from solowire.workers.session.commands import PendingRefresh
 from solowire.workers.shard import CLOSED, Shard
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
@@ -121,7 +121,7 @@ class _ShardServer:
         self._timer_due_at = float("inf")
         self._was_ready = False
         self._acked_version = -1
-        self._acks = AckPacing(settings.shard.credit_events)
+        self._acks = AckSchedule(settings.shard.credit_events)
         self._done = asyncio.Event()
         self._status = 0
         self._socket = listen(
@@ -150,10 +150,10 @@ class _ShardServer:
             clock=Clock(self._wall_offset(), time.perf_counter),
             settings=settings,
             capacity=compute_capacity(process.raise_file_limit()),
-            recent=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
-            max_waiting=MAX_WAITING if self._key_source is not None else 0,
+            recent_log=RecentLog(catalog=tokens.domain.catalog, **dict(settings.shard.recent_log)),
+            max_pending_refreshes=MAX_WAITING if self._key_source is not None else 0,
             audit=self._audit,
-            boot=self._address.incarnation,
+            incarnation=self._address.incarnation,
             dialect=self._dialects.dialect,
         )
         self._reporter = ShardReporter(
@@ -184,7 +184,7 @@ class _ShardServer:
             self._tokens,
             metrics.render,
             wrong_tokens=wrong_tokens,
-            reporting=self._reporter,
+            reporter=self._reporter,
             audit=self._audit,
             want_keys=None if self._key_source is None else self._key_source.request_refresh,
             history=HistoryApi(
@@ -226,7 +226,7 @@ class _ShardServer:
             self._build_hello,
             self._on_message,
             self._reporter.take_report,
-            lambda: self._shard.lease_usage_report(self._loop.time(), beat=True),
+            lambda: self._shard.lease_usage_report(self._loop.time(), is_heartbeat=True),
             lambda: self._tokens.revocations.version,
         )
         if self._key_source is not None:
@@ -235,18 +235,18 @@ class _ShardServer:
         listener.start()
         logger.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
         process.tune_gc()
-        told = asyncio.ensure_future(stop.wait())
-        done = asyncio.ensure_future(self._done.wait())
-        while not told.done() and not done.done():
+        stopped = asyncio.ensure_future(stop.wait())
+        ended = asyncio.ensure_future(self._done.wait())
+        while not stopped.done() and not ended.done():
             self._tick()
-            await asyncio.wait((told, done), timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if told.done() and not done.done():
+            await asyncio.wait((stopped, ended), timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done() and not ended.done():
             self._start_drain(self._settings.process.shutdown_timeout_s * GRACE_SHARE)
             await asyncio.wait(
-                (done,), timeout=self._settings.process.shutdown_timeout_s * GRACE_SHARE + CLOSING_SECONDS
+                (ended,), timeout=self._settings.process.shutdown_timeout_s * GRACE_SHARE + CLOSING_SECONDS
             )
-        for waiting in (told, done):
-            waiting.cancel()
+        for pending in (stopped, ended):
+            pending.cancel()
         listener.finish()
         self._shard.close_all(CloseCode.restarting)
         await self._wait_for_ends(CLOSING_SECONDS)
@@ -265,10 +265,10 @@ class _ShardServer:
         while len(self._sockets) and self._loop.time() < deadline:
             await asyncio.sleep(CLOSING_CHECK_SECONDS)
 
-    async def _await_keys(self, waiting: WaitingRefresh) -> None:
+    async def _await_keys(self, pending: PendingRefresh) -> None:
         if self._key_source is not None:
             await self._key_source.wait_for_refresh()
-        self._shard.retry_refresh(waiting, self._loop.time())
+        self._shard.retry_refresh(pending, self._loop.time())
         self._schedule_run()
 
     def _tick(self) -> None:
@@ -309,7 +309,7 @@ class _ShardServer:
             case LogBatch():
                 if self._shard.on_batch(message, now):
                     size = sum(len(body) for _, body in message.events)
-                    if self._acks.arrived(len(message.events), size, now):
+                    if self._acks.record_batch(len(message.events), size, now):
                         self._send_ack()
                 else:
                     self._link.send_join()
@@ -377,7 +377,7 @@ class _ShardServer:
         self._done.set()
 
     def _send_ack(self) -> None:
-        self._acks.told(self._loop.time())
+        self._acks.mark_sent(self._loop.time())
         self._acked_version = self._shard.completed_version
         self._link.send(
             LogAck(self._shard.epoch, self._shard.log.position, self._settings.shard.credit_events, self._acked_version)
@@ -394,21 +394,21 @@ class _ShardServer:
         if self._shard.has_arrivals and not self._sends_arrivals:
             self._sends_arrivals = True  # all that come in one turn of the loop at once
             self._loop.call_soon(self._send_arrivals)
-        for waiting in self._shard.take_waiting():
-            task = self._loop.create_task(self._await_keys(waiting))
+        for pending in self._shard.take_pending_refreshes():
+            task = self._loop.create_task(self._await_keys(pending))
             self._waiting_for_keys.add(task)
             task.add_done_callback(self._waiting_for_keys.discard)
 
     def _schedule_run(self) -> None:
         """After anything that the shard was told: does what it has decided, and sets its one timer."""
         self._perform()
-        if self._shard.completed_version != self._acked_version or self._loop.time() >= self._acks.due:
+        if self._shard.completed_version != self._acked_version or self._loop.time() >= self._acks.due_at:
             self._send_ack()
         if self._shard.wants_lease_report and self._link.is_router_alive:
             self._link.send(self._shard.lease_usage_report(self._loop.time()))
         if self._shard.is_drained:
             self._done.set()
-        due = min(self._shard.next_due(), self._acks.due)
+        due = min(self._shard.next_due(), self._acks.due_at)
         if self._timer is not None:
             if self._timer_due_at <= due:
                 return

@@ -14,8 +14,8 @@ What it keeps true:
   doesn't, it gets nothing more from the moment the shard knows.
 
 It reads no clock and touches no socket: `now` is an argument (seconds, monotonic), and `Sockets` is the seam. After
-each call, `next_due` says when `run` wants to be called, and `take_questions`, `take_arrivals` and `take_waiting` what
-else is to be done.
+each call, `next_due` says when `run` wants to be called, and `take_questions`, `take_arrivals` and
+`take_pending_refreshes` what else is to be done.
 
 Its parts call each other downwards only. What they decide about a connection's end they return, and it is done here:
 by `_close`, `_send_away`, and `_settle`, with which each call that may have decided something ends.
@@ -57,7 +57,7 @@ from solowire.protocol.dialect_requests import is_hello
 from solowire.protocol.messages import Codec, Notice, ReconnectNow
 from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
-from solowire.workers.capacity.rebalancing import Rebalancer
+from solowire.workers.capacity.rebalancer import Rebalancer
 from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.clock import Clock
 from solowire.workers.connections.audit_events import ConnectionAudit
@@ -70,13 +70,13 @@ from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.connections.users import ENDING_STATES, UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
+from solowire.workers.delivery.known_rings import KnownRings
 from solowire.workers.delivery.log_follower import BatchUse, LogFollower
-from solowire.workers.delivery.ring_history import RingHistory
 from solowire.workers.history.dialect_pages import DialectPages
 from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.history.history_commands import HistoryCommands
 from solowire.workers.history.history_scheduler import HistoryScheduler
-from solowire.workers.session.commands import CommandHandler, WaitingRefresh
+from solowire.workers.session.commands import CommandHandler, PendingRefresh
 from solowire.workers.session.dialect_handler import DialectHandler
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits
@@ -96,9 +96,10 @@ COME_BACK_SECONDS = 5.0
 
 
 class Shard:
-    """One shard's decisions. boot: its process's. max_waiting: refreshes that may wait for a provider's keys.
+    """One shard's decisions. incarnation: its process's.
 
-    capacity: how many connections the process can have, 0 for no limit.
+    max_pending_refreshes: that may wait for a provider's keys. capacity: how many connections the process can have, 0
+    for no limit.
     """
 
     def __init__(
@@ -112,15 +113,15 @@ class Shard:
         clock: Clock,
         settings: Settings,
         capacity: int = 0,
-        recent: RecentLog,
-        max_waiting: int = 0,
+        recent_log: RecentLog,
+        max_pending_refreshes: int = 0,
         audit: Callable[..., None] = lambda event, **fields: None,
-        boot: str = "",
+        incarnation: str = "",
         dialect: Dialect | None = None,
     ) -> None:
         self.index = index
-        self.log = recent
-        catalog = recent.catalog
+        self.log = recent_log
+        catalog = recent_log.catalog
         self.connections: set[Connection] = set()
         self.clock = clock
         self.is_draining = False
@@ -133,7 +134,7 @@ class Shard:
         self._slot_manager = SlotManager(limits.group_by, limits.max_connections_per_address, capacity)
         self._has_lease = False  # as of the last look at the clock
         self._eviction = EvictionPolicy(self._users)
-        self._rings = RingHistory(index)
+        self._rings = KnownRings(index)
         self._rebalancer = Rebalancer(settings.shard.rebalance_users_per_s)
         self._connection_audit = ConnectionAudit(audit)
         self._timers = Timers(self.connections)
@@ -146,7 +147,7 @@ class Shard:
             self._slot_manager,
             session.on_duplicate,
             self._rings,
-            boot=boot,
+            incarnation=incarnation,
         )
         self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
         self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, settings.shard.aggregation)
@@ -211,7 +212,7 @@ class Shard:
             tokens=tokens,
             catalog=catalog,
             clock=clock,
-            max_waiting=max_waiting,
+            max_pending=max_pending_refreshes,
             history=HistoryCommands(self.history, self.dispatcher, catalog, settings.history, clock),
         )
 
@@ -464,12 +465,12 @@ class Shard:
         for connection in self._users.excess_over(message.user, message.connections):
             self._close(connection, CloseCode.replaced)
 
-    def retry_refresh(self, waiting: WaitingRefresh, now: float) -> None:
+    def retry_refresh(self, pending: PendingRefresh, now: float) -> None:
         """The keys that it waits for have been read again, or could not be."""
-        code = self._command_handler.retry_refresh(waiting, now)
+        code = self._command_handler.retry_refresh(pending, now)
         self._settle(now)
         if code is not None:
-            self._close(waiting.connection, code)
+            self._close(pending.connection, code)
 
     def disconnect(self, user: str) -> int:
         """An administrator wants none of the user's connections here; how many there were."""
@@ -502,10 +503,10 @@ class Shard:
         connection.become(State.closing)
         self.totals[f"{CLOSED}{code.value}"] += 1
         self._connection_audit.record_disconnected(connection, code.value, code.reason)
-        told: int = code
+        shown_code: int = code
         if connection.dialect is not None and self._dialect is not None:
-            told = self._dialect.convert_close_code(code.value, connection.drain_reason)
-        self._sockets.close(connection, told, code.reason)
+            shown_code = self._dialect.convert_close_code(code.value, connection.drain_reason)
+        self._sockets.close(connection, shown_code, code.reason)
 
     def _forget(self, connection: Connection) -> None:
         self.dispatcher.forget_connection(connection)
@@ -566,9 +567,9 @@ class Shard:
         """Whether `lease_usage_report` should be sent before the next heartbeat."""
         return self._slot_manager.lease.wants_report
 
-    def lease_usage_report(self, now: float, *, beat: bool = False) -> LeaseUsage:
-        """What the router is to know of the slots that are used. beat: as part of a heartbeat."""
-        return self._slot_manager.usage_report(now, beat=beat)
+    def lease_usage_report(self, now: float, *, is_heartbeat: bool = False) -> LeaseUsage:
+        """What the router is to know of the slots that are used. is_heartbeat: as part of a heartbeat."""
+        return self._slot_manager.usage_report(now, is_heartbeat=is_heartbeat)
 
     def on_lease(self, lease: Lease, now: float) -> None:
         """Takes a lease; whoever it has no slot for gives way."""
@@ -718,9 +719,9 @@ class Shard:
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
 
-    def take_waiting(self) -> Sequence[WaitingRefresh]:
+    def take_pending_refreshes(self) -> Sequence[PendingRefresh]:
         """Refreshes for which a provider's keys are to be read; each is then given to `retry_refresh`."""
-        return self._command_handler.take_waiting()
+        return self._command_handler.take_pending_refreshes()
 
     # ---------------------------------------------------------------------------------------------- numbers
 

@@ -1,4 +1,4 @@
-"""Whose connection it is: the address that limits count by; and by which scheme and host it was asked for.
+"""The address that limits count a connection by, and the scheme and host that it was asked for by.
 
 What it keeps true: an address is believed only if it was seen by us or by a proxy that the operator trusts. So
 `X-Forwarded-For` is read from its right end, over as many trusted proxies as there are: what stands to the left of the
@@ -17,10 +17,10 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any
 
 from solowire.algorithms.accept_limiter import counted_address
-from solowire.gateway.admission.forwarding import (
+from solowire.gateway.admission.forwarded_headers import (
     Element,
-    ForwardingHeaders,
-    collect_forwarding,
+    ForwardedHeaders,
+    collect_forwarded,
     parse_forwarded,
     parse_host,
     parse_lists,
@@ -50,36 +50,36 @@ class ClientAddressResolver:
         peer: str = client[0]
         if not self._trusted:
             return counted_address(peer)
-        return self.resolve_client(peer, read_forwarding(scope))
+        return self.resolve_client(peer, read_forwarded(scope))
 
     def resolve_forwarded(self, peer: str, forwarded: str) -> str:
         """The client's address by X-Forwarded-For. forwarded: X-Forwarded-For, all of them joined by commas."""
-        return self.resolve_client(peer, ForwardingHeaders(forwarded))
+        return self.resolve_client(peer, ForwardedHeaders(forwarded))
 
-    def resolve_client(self, peer: str, said: ForwardingHeaders) -> str:
-        """The client's address, as it is counted. said: what the request's headers say of how it has come."""
+    def resolve_client(self, peer: str, headers: ForwardedHeaders) -> str:
+        """The client's address, as it is counted. headers: what the request's headers say of how it has come."""
         if not self._trusted:
             return counted_address(peer)
         address = _parse(peer)
         if address is None:
             return peer
-        return _counted(self._walk(address, said)[0])
+        return _counted(self._walk(address, headers)[0])
 
-    def resolve_origin(self, peer: str, said: ForwardingHeaders) -> tuple[str | None, str | None]:
+    def resolve_origin(self, peer: str, headers: ForwardedHeaders) -> tuple[str | None, str | None]:
         """The scheme and the host by which a trusted proxy was asked; None for what none of them says."""
         address = _parse(peer) if self._trusted else None
         if address is None or not self._is_trusted(address):
             return None, None
-        _, passed = self._walk(address, said)
+        _, passed = self._walk(address, headers)
         # Of the proxy that has seen the client, or else of the next that says anything.
         schemes = [scheme for element in reversed(passed) if (scheme := parse_scheme(element.scheme))]
         hosts = [host for element in reversed(passed) if (host := parse_host(element.host))]
         return schemes[0] if schemes else None, hosts[0] if hosts else None
 
-    def _walk(self, peer: Address, said: ForwardingHeaders) -> tuple[Address, list[Element]]:
+    def _walk(self, peer: Address, headers: ForwardedHeaders) -> tuple[Address, list[Element]]:
         """The first address that is no trusted proxy's, and what the proxies before it have said."""
-        standard = self._header == "forwarded" or (self._header == "auto" and not said.has_x_forwarded)
-        elements = parse_forwarded(said.forwarded) if standard else parse_lists(said)
+        standard = self._header == "forwarded" or (self._header == "auto" and not headers.has_x_forwarded)
+        elements = parse_forwarded(headers.forwarded) if standard else parse_lists(headers)
         seen, passed = peer, []
         for element in elements:
             if not self._is_trusted(seen):
@@ -100,9 +100,9 @@ class ClientAddressResolver:
         return any(address in network for network in self._trusted)
 
 
-def read_forwarding(scope: Mapping[str, Any]) -> ForwardingHeaders:
+def read_forwarded(scope: Mapping[str, Any]) -> ForwardedHeaders:
     """What an ASGI request says of how it has come."""
-    return collect_forwarding((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+    return collect_forwarded((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _counted(address: Address) -> str:

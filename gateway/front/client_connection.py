@@ -25,10 +25,10 @@ from typing import Protocol, cast
 
 from solowire.algorithms.accept_limiter import counted_address
 from solowire.errors import RequestError, RequestRejected
-from solowire.gateway.front.body_framing import Body, make_body
 from solowire.gateway.front.connection_registry import FULL_RESPONSES, ConnectionRegistry
 from solowire.gateway.front.direct_request import App, DirectRequest
 from solowire.gateway.front.granian_connection import GranianConnection
+from solowire.gateway.front.request_body import Body, make_body
 from solowire.gateway.front.request_turns import RequestTurns
 from solowire.protocol.opening_handshake import (
     HEAD_BYTES,

@@ -25,7 +25,7 @@ _FULL = {
     ),
     "files": ("this gateway has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {limit: render_full(*said) for limit, said in _FULL.items()}
+FULL_RESPONSES = {limit: render_full(*reason) for limit, reason in _FULL.items()}
 """By the limit that is reached."""
 
 

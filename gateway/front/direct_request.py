@@ -57,7 +57,7 @@ class DirectRequest:
         self._size = 0
         self._is_whole = not has_body
         self._is_over = False  # it has been answered, or nobody waits for the answer any more
-        self._waiting: asyncio.Future[None] | None = None
+        self._arrival: asyncio.Future[None] | None = None
         self._start: Any = None
         scope = read_scope(head, peer)
         self._wants_close = any(name == b"connection" and is_close(value) for name, value in scope["headers"])
@@ -99,8 +99,8 @@ class DirectRequest:
 
     async def _receive(self) -> dict[str, Any]:
         while not (self._pieces or self._is_whole or self._is_over):
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
         if self._is_over:
             return _GONE
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -111,8 +111,8 @@ class DirectRequest:
         return {"type": "http.request", "body": body, "more_body": not self._is_whole}
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":

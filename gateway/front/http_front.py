@@ -44,10 +44,10 @@ class HttpFront:
         self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def start(self, listening: socket.socket) -> None:
+    async def start(self, listening_socket: socket.socket) -> None:
         loop = self.context.loop
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        listeners = [listening, *(listening.dup() for _ in range(ACCEPTS - 1))]
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listeners = [listening_socket, *(listening_socket.dup() for _ in range(ACCEPTS - 1))]
         for listener in listeners:
             server = await loop.create_server(lambda: ClientConnection(self.context), sock=listener, backlog=BACKLOG)
             self._servers.append(server)

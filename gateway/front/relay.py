@@ -24,7 +24,7 @@ import structlog
 from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestError, RequestRejected
-from solowire.gateway.admission.forwarding import collect_forwarding
+from solowire.gateway.admission.forwarded_headers import collect_forwarded
 from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnection
 from solowire.gateway.front.first_message import FirstMessage
 from solowire.gateway.front.frame_scanner import FrameScanner
@@ -127,10 +127,10 @@ class Relay:
 
     async def _connect(self, client: ClientConnection, head: Head, rest: bytes) -> None:
         try:
-            addresses, said = self._gateway.addresses, collect_forwarding(head.headers.raw_items())
+            addresses, forwarded = self._gateway.addresses, collect_forwarded(head.headers.raw_items())
             # Only here is it known what host a trusted proxy was asked for: the shard is not told of the origin.
-            check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], said)[1])
-            address = addresses.resolve_client(client.peer[0], said)
+            check_origin(head, self._allowed_origins, addresses.resolve_origin(client.peer[0], forwarded)[1])
+            address = addresses.resolve_client(client.peer[0], forwarded)
             path = self._dialects.find_path(head)
             if path is not None and path.is_certain:
                 assigned = await self._gateway.assign_old_client(_read_token(head), address, "relay")

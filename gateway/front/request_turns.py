@@ -1,4 +1,4 @@
-"""Whose requests go on to Granian: of each address so many at a time, the others in the order in which they came.
+"""Turns of requests on their way to Granian: of each address so many at a time, the others in the order they came.
 
 What it keeps true: whoever waits gets the turn of one of its address that has ended, and nobody waits where fewer are
 under way than may be. So the requests of a flood wait for each other, and not everybody else's for them.

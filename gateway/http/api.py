@@ -448,5 +448,5 @@ def _problem(request: Req, error: Exception) -> Response[bytes]:
         body = msgspec.json.encode(make_problem(error.status_code, code, detail, hint))
         return Response(body, status_code=error.status_code, media_type=PROBLEM_TYPE, headers=error.headers)
     status, headers, body = exception_to_response(error, request.url.path)
-    told = {name.decode(): value.decode() for name, value in headers}
-    return Response(body, status_code=status, headers=told)
+    by_name = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status_code=status, headers=by_name)

@@ -17,8 +17,8 @@ import structlog
 from solowire.auth.tokens import TICKET_SECONDS, parse_bearer
 from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestRejected
-from solowire.gateway.admission.client_address import read_forwarding
-from solowire.gateway.admission.forwarding import FORWARDING_HEADERS, SECURE, parse_host
+from solowire.gateway.admission.client_address import read_forwarded
+from solowire.gateway.admission.forwarded_headers import FORWARDED_HEADERS, SECURE, parse_host
 from solowire.gateway.http.responses import (
     JSON_HEADERS,
     NO_STORE,
@@ -34,7 +34,7 @@ from solowire.protocol.query_parameter import read_parameter
 
 logger = structlog.get_logger("solowire.gateway")
 
-_FORWARDING = frozenset(name.encode() for name in FORWARDING_HEADERS)
+_FORWARDING = frozenset(name.encode() for name in FORWARDED_HEADERS)
 _TOKEN = re.compile(r"[?&]token=([^&#]+)")
 _METHODS = {"/v1/connect": "POST", "/v1/route": "GET"}
 _FOUND_HEADERS = (*JSON_HEADERS, NO_STORE)
@@ -82,8 +82,8 @@ class ConnectEndpoint:
                 headers = [(name.encode(), value.encode()) for name, value in routed.items()]
                 send_response(send, 204, [*headers, NO_STORE], b"")
         except Exception as error:
-            status, told, body = exception_to_response(error, scope["path"])
-            send_response(send, status, [*told, NO_STORE], body)
+            status, problem_headers, body = exception_to_response(error, scope["path"])
+            send_response(send, status, [*problem_headers, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
         """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
@@ -102,9 +102,9 @@ class ConnectEndpoint:
         scheme = host = None
         client = scope.get("client")
         if client and not _FORWARDING.isdisjoint(headers):
-            said = read_forwarding(scope)
-            scheme, host = self._gateway.addresses.resolve_origin(client[0], said)
-            if (said.x_proto or said.forwarded) and not self._gateway.addresses.is_trusted(client[0]):
+            forwarded = read_forwarded(scope)
+            scheme, host = self._gateway.addresses.resolve_origin(client[0], forwarded)
+            if (forwarded.x_proto or forwarded.forwarded) and not self._gateway.addresses.is_trusted(client[0]):
                 self._warn_of_stranger(client[0])
         shown = headers.get(b"host", b"").decode("latin-1")
         host = host or parse_host(shown)

@@ -9,7 +9,7 @@ publish, or not now, is told so at once, without a look at the body, and its con
 who has no place for them. What is refused in its midst is read all the same, and forgotten, up to DISCARDED_BYTES.
 
 A body comes at a pace (`solowire.gateway.publish.body_deadline`), or is ended with 408. One that is large is parsed in
-turns (`solowire.gateway.publish.parsing_turns`), so that nobody else waits for more than a part of it.
+turns (`solowire.gateway.publish.parser_turns`), so that nobody else waits for more than a part of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from solowire.gateway.http.responses import JSON_HEADERS, Receive, Scope, except
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
 from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
 from solowire.gateway.publish.event_parser import EventParser
-from solowire.gateway.publish.parsing_turns import ParsingTurns
+from solowire.gateway.publish.parser_turns import ParserTurns
 from solowire.gateway.publish.publish_limiter import Reservation
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
@@ -70,7 +70,7 @@ class EventsEndpoint:
         self._audit = audit
         self._max_bytes = settings.publish.max_request_bytes
         self._pace = make_body_pace(settings.publish)
-        self._turns = ParsingTurns(time.monotonic)
+        self._turns = ParserTurns(time.monotonic)
         self._parser = EventParser(
             gateway.tokens.domain.catalog,
             _event_id,
@@ -236,8 +236,8 @@ def _nothing() -> None:
 
 def _check_length(headers: dict[bytes, bytes]) -> None:
     """Raises RequestRejected for a request that says that it is too large to be even read and forgotten."""
-    said = headers.get(b"content-length", b"0")
-    if len(said) > 18 or (said.isdigit() and int(said) > DISCARDED_BYTES):
+    length = headers.get(b"content-length", b"0")
+    if len(length) > 18 or (length.isdigit() and int(length) > DISCARDED_BYTES):
         raise _make_too_large()
 
 

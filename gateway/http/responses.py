@@ -44,8 +44,8 @@ _sampler = LogSampler(logger, time.monotonic, _call_later)
 def exception_to_response(error: Exception, path: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body for any exception; one that nobody meant is logged, and told without its details."""
     if isinstance(error, RequestError):
-        status, told, text = to_http_response(error)
-        return status, ([*told, _END] if error.is_unread else told), text
+        status, headers, text = to_http_response(error)
+        return status, ([*headers, _END] if error.is_unread else headers), text
     hint = "a fault of the gateway: report it with this trace"
     _sampler.write("error", "unexpected_error", path=path, exc_info=error, hint=hint)
     body = make_problem(

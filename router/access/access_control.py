@@ -95,14 +95,14 @@ class AccessControl:
     def _revoke(self, gateway: bytes, message: RevokeRequest | UnrevokeRequest, unix: float) -> None:
         if isinstance(message, RevokeRequest):
             action, by = "revoked", message.revocation.by
-            found, is_kept, told = self._revocations.add(message.revocation, unix)
+            found, is_kept, update = self._revocations.add(message.revocation, unix)
         else:
             action, by = "unrevoked", message.by
-            found, is_kept, told = self._revocations.remove(message.id, unix)
-        if told is not None and found is not None:
-            self._broadcast(told)
+            found, is_kept, update = self._revocations.remove(message.id, unix)
+        if update is not None and found is not None:
+            self._broadcast(update)
             if self._members.get_peer(gateway) is None:
-                self._send(gateway, told)  # whoever asks knows what came of it, also if this router has just begun
+                self._send(gateway, update)  # whoever asks knows what came of it, also if this router has just begun
             about = {name: value for name in _REVOKED_BY if (value := getattr(found, name)) is not None}
             self._audit(action, user=by, revocation=found.id, about=about, is_kept=is_kept)
         self._send(gateway, RevokeResponse(message.request, found, is_kept))

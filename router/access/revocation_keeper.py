@@ -55,16 +55,16 @@ class RevocationKeeper:
         if same is not None:
             until = max(same.until, revocation.until)
             revocation = msgspec.structs.replace(revocation, id=same.id, until=until)
-        told = self._change([revocation], [], unix)
-        return revocation, self._persist_change([revocation], []), told
+        update = self._change([revocation], [], unix)
+        return revocation, self._persist_change([revocation], []), update
 
     def remove(self, id: str, unix: float) -> tuple[Revocation | None, bool, RevocationUpdate | None]:
         """The one that was in force, if there was one; the rest as of `add`."""
         known = self.table.get(id)
         if known is None:
             return None, True, None
-        told = self._change([], [id], unix)
-        return known, self._persist_change([], [id]), told
+        update = self._change([], [id], unix)
+        return known, self._persist_change([], [id]), update
 
     def merge_known(self, message: KnownRevocations, unix: float) -> RevocationUpdate | None:
         """What a peer knows; what others are to be told, if that is more than is known here."""

@@ -94,8 +94,8 @@ class Allocator:
         else:
             parts = dict(demand)
             for place, holder in enumerate(plan.live):  # what is reserved, and not in use
-                boot = holder.address.incarnation
-                parts[boot] = parts.get(boot, 0) + (spread + len(plan.live) - 1 - place) // len(plan.live)
+                incarnation = holder.address.incarnation
+                parts[incarnation] = parts.get(incarnation, 0) + (spread + len(plan.live) - 1 - place) // len(plan.live)
         plan.parts[name] = parts
         return parts
 
@@ -161,6 +161,6 @@ def _split_slots(share: int, demand: dict[str, int], used: dict[str, int]) -> di
     if share == sum(demand.values()):
         return demand
     if share < held:
-        return share_slots(share, {boot: Claim(n, held=n) for boot, n in used.items()})  # where most are, they go
-    more = share_slots(share - held, {boot: Claim(n - used.get(boot, 0)) for boot, n in demand.items()})
-    return {boot: used.get(boot, 0) + n for boot, n in more.items()}
+        return share_slots(share, {name: Claim(n, held=n) for name, n in used.items()})  # where most are, they go
+    more = share_slots(share - held, {name: Claim(n - used.get(name, 0)) for name, n in demand.items()})
+    return {name: used.get(name, 0) + n for name, n in more.items()}

@@ -12,7 +12,7 @@ so that each next piece is smaller, and those it doesn't need go back with its n
 group has slots of its own. So leases travel on heartbeats, and cost messages of their own only when a shard has to
 refuse somebody who may come in, and then one to each shard that has to give way.
 
-After a restart it knows from `word` who held leases. It grants nothing more until each of them has confirmed a lease of
+After a restart it knows from `raw` who held leases. It grants nothing more until each of them has confirmed a lease of
 its own, or none of the old ones can be in force. What a shard says until then is believed, within the limit; later its
 reports must fit what it holds: one that doesn't is a lie, and `LeaseViolation` is raised.
 """
@@ -63,9 +63,9 @@ class CoordinatorSnapshot(msgspec.Struct):
     holders: list[ShardAddress]
 
 
-def _decode_snapshot(word: bytes | None) -> CoordinatorSnapshot | None:
+def _decode_snapshot(raw: bytes | None) -> CoordinatorSnapshot | None:
     try:
-        return msgspec.msgpack.decode(word, type=CoordinatorSnapshot) if word is not None else None
+        return msgspec.msgpack.decode(raw, type=CoordinatorSnapshot) if raw is not None else None
     except Exception as error:  # to be without it may cost the limit for one lease's time, and to stop would cost all
         logger.error(
             "metadata_unreadable", key="leases", reason=str(error), hint="the shards are asked which leases they hold"
@@ -313,10 +313,10 @@ class Coordinator:
         self, plan: Allocation | None = None, but: LeaseHolder | None = None
     ) -> list[tuple[bytes, Lease]]:
         """Leases for those who wait for others to give way, now that some have."""
-        waiting = [holder for holder in self.registry.live.values() if holder.is_short and holder is not but]
+        short = [holder for holder in self.registry.live.values() if holder.is_short and holder is not but]
         return (
-            self._make_changed_leases(waiting, plan or self._allocator.allocate())
-            if waiting and self.free_slots > 0
+            self._make_changed_leases(short, plan or self._allocator.allocate())
+            if short and self.free_slots > 0
             else []
         )
 

@@ -151,9 +151,9 @@ class LeaseRegistry:
         """Who holds slots and is not heard of. Whoever finds that such a process has ended says `confirm_dead`."""
         return [holder.address for holder in self._all.values() if not holder.is_live]
 
-    def confirm_dead(self, boot: str) -> None:
+    def confirm_dead(self, incarnation: str) -> None:
         """Nobody listens any more where this process did, which it would as long as it had connections."""
-        holder = self._all.get(boot)
+        holder = self._all.get(incarnation)
         if holder is not None and not holder.is_live:
             self._drop(holder)
 

@@ -137,9 +137,9 @@ def find_trimmed(db: sqlite3.Connection, floor: int, upto: int) -> Trimmed | Non
 
 def read_trimmed(db: sqlite3.Connection) -> Trimmed | None:
     """What was remembered last. An older version trims without remembering it: it may be of less than all."""
-    for [word] in db.execute("SELECT value FROM meta WHERE name = 'trimmed'"):
+    for [value] in db.execute("SELECT value FROM meta WHERE name = 'trimmed'"):
         with contextlib.suppress(AttributeError, ValueError):
-            offset, latest_at = word.split()
+            offset, latest_at = value.split()
             found = Trimmed(int(offset), float(latest_at))
             return found if math.isfinite(found.latest_at) else None
     return None
@@ -147,8 +147,8 @@ def read_trimmed(db: sqlite3.Connection) -> Trimmed | None:
 
 def write_trimmed(db: sqlite3.Connection, trimmed: Trimmed) -> None:
     """Remembers it, within a transaction."""
-    word = f"{trimmed.offset} {trimmed.latest_at!r}".encode()
-    db.execute("INSERT OR REPLACE INTO main.meta VALUES ('trimmed', ?)", (word,))
+    value = f"{trimmed.offset} {trimmed.latest_at!r}".encode()
+    db.execute("INSERT OR REPLACE INTO main.meta VALUES ('trimmed', ?)", (value,))
 
 
 def create_file(path: Path, epoch: str) -> None:

@@ -55,15 +55,15 @@ class ReplayQueue:
         self._is_caught_up = is_caught_up
         self._stopwatch = stopwatch
         self._rests_until = float("-inf")
-        self._waiting: OrderedDict[bytes, OrderedDict[int, tuple[float, ReplayRequest]]] = (
+        self._pending: OrderedDict[bytes, OrderedDict[int, tuple[float, ReplayRequest]]] = (
             OrderedDict()
         )  # next shard first
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._pending.values()))
 
     def add(self, peer: bytes, message: ReplayRequest, now: float) -> None:
-        asked = self._waiting.setdefault(peer, OrderedDict())
+        asked = self._pending.setdefault(peer, OrderedDict())
         asked[message.request] = (now, message)
         if len(asked) > MAX_WAITING:
             asked.popitem(last=False)
@@ -72,22 +72,22 @@ class ReplayQueue:
 
     def cancel(self, peer: bytes, request: int) -> None:
         """The client has gone."""
-        asked = self._waiting.get(peer)
+        asked = self._pending.get(peer)
         if asked is not None:
             asked.pop(request, None)
             if not asked:
-                del self._waiting[peer]
+                del self._pending[peer]
 
     def forget(self, peer: bytes) -> None:
         """The shard has gone."""
-        self._waiting.pop(peer, None)
+        self._pending.pop(peer, None)
 
     def serve_next(self, now: float) -> float | None:
         """Answers one question, if it is time; returns when it wants to be called again, None if nobody asks.
 
         To be called in a turn of its own: what has arrived by then, and is live, goes first.
         """
-        if not self._waiting:
+        if not self._pending:
             return None
         if now < self._rests_until:
             return self._rests_until
@@ -103,14 +103,14 @@ class ReplayQueue:
             hint = "the client comes back for it; see the disk"
             logger.error("journal_unreadable", replay=message.prev_offset, reason=str(error), hint=hint)
         self._rests_until = now + (self._stopwatch() - began) * (1 + REST_FACTOR)
-        return self._rests_until if self._waiting else None
+        return self._rests_until if self._pending else None
 
     def _next_request(self, now: float) -> tuple[bytes, ReplayRequest] | None:
         """The next question, of the shard whose turn it is; None if all who ask have to get what is live first."""
-        for peer, asked in self._waiting.items():
+        for peer, asked in self._pending.items():
             asked_at, message = next(iter(asked.values()))
             if self._is_caught_up(peer) or now - asked_at >= PASSED_OVER_SECONDS:
-                self._waiting.move_to_end(peer)
+                self._pending.move_to_end(peer)
                 self.cancel(peer, message.request)
                 return peer, message
         return None

@@ -14,10 +14,10 @@ def describe_json_fault(error: Exception, raw: bytes) -> str:
 
     msgspec calls half a character (a lone surrogate, RFC 8259, section 8.2) at the end of a text "truncated".
     """
-    said = str(error)
-    if "truncated" in said or "surrogate" in said:
+    text = str(error)
+    if "truncated" in text or "surrogate" in text:
         for found in _ESCAPE.finditer(raw):
             if found[1] is not None:
                 half = found[1].decode("ascii")
                 return f"it holds half a character ({half}), which UTF-8 can't say (byte {found.start()})"
-    return said
+    return text

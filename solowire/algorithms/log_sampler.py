@@ -55,25 +55,25 @@ class LogSampler:
             self._write_line(level, event, 1, fields)
             return
         now = self._clock()
-        waiting = self._pending.get(event)
-        if waiting is not None and now < waiting.until + self._period:
-            waiting.count += 1
-            waiting.level, waiting.fields = level, fields
+        pending = self._pending.get(event)
+        if pending is not None and now < pending.until + self._period:
+            pending.count += 1
+            pending.level, pending.fields = level, fields
             return
         # Its period is long over: whoever was to say so is gone, as with an event loop that has ended.
-        missed = waiting.count if waiting is not None else 0
+        missed = pending.count if pending is not None else 0
         self._pending[event] = _PendingLine(now + self._period)
         self._later(self._period, partial(self._end_period, event))
         self._write_line(level, event, missed + 1, fields)
 
     def _end_period(self, event: str) -> None:
         """A period is over: what came in it is written, and the next begins; if nothing came, a line goes at once."""
-        waiting = self._pending.pop(event, None)
-        if waiting is None or not waiting.count or self._clock is None or self._later is None:
+        pending = self._pending.pop(event, None)
+        if pending is None or not pending.count or self._clock is None or self._later is None:
             return
         self._pending[event] = _PendingLine(self._clock() + self._period)
         self._later(self._period, partial(self._end_period, event))
-        self._write_line(waiting.level, event, waiting.count, waiting.fields)
+        self._write_line(pending.level, event, pending.count, pending.fields)
 
     def _write_line(self, level: str, event: str, count: int, fields: dict[str, Any]) -> None:
         getattr(self._logger, level)(event, count=count, **fields)

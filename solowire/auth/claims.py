@@ -96,48 +96,48 @@ class ClaimReader:
 
     def read_claims(self, payload: bytes, mapping: ClaimMapping | None = None) -> Claims:
         """The claims of a token whose signature is good. mapping: of a provider's. Raises InvalidToken."""
-        said = _object(payload)
+        raw_claims = _object(payload)
         if mapping is None:
-            self._refuse_misplaced(said)
-            said = self._name_admin_claim(said)
+            self._refuse_misplaced(raw_claims)
+            raw_claims = self._name_admin_claim(raw_claims)
         else:
-            said = self._map_claims(said, mapping)
+            raw_claims = self._map_claims(raw_claims, mapping)
         try:
-            return msgspec.convert(said, Claims)
+            return msgspec.convert(raw_claims, Claims)
         except msgspec.ValidationError as error:
             raise _make_claims_error(str(error)) from None
 
     def _refuse_misplaced(
-        self, said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
+        self, raw_claims: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
     ) -> None:
         """Raises InvalidToken for what `MisplacedClaims.find` finds."""
-        found = self._misplaced.find(said, read, elsewhere)
+        found = self._misplaced.find(raw_claims, read, elsewhere)
         if found is None:
             return
         place = "beside its claims" if found.within is None else f"within {found.within[:64]!a}"
         raise InvalidToken(f"the token has {found.name[:64]!a} {place}, where nobody reads it", hint=found.hint)
 
-    def _name_admin_claim(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _name_admin_claim(self, raw_claims: dict[str, Any]) -> dict[str, Any]:
         """The claims with that of the domain called `is_admin`. Raises InvalidToken if it is neither true nor false."""
         for name in self._admin_claims:
-            if name in said:
-                if not isinstance(said[name], bool):
+            if name in raw_claims:
+                if not isinstance(raw_claims[name], bool):
                     raise _make_claims_error(f"Expected `bool` - at `$.{name}`")
-                said["is_admin"] = said[name]
-        return said
+                raw_claims["is_admin"] = raw_claims[name]
+        return raw_claims
 
-    def _map_claims(self, said: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
+    def _map_claims(self, raw_claims: Mapping[str, Any], mapping: ClaimMapping) -> dict[str, Any]:
         """A provider's claims in our words; `role` says who administers. Raises InvalidToken."""
         named = mapping.names()
         read = named.union((name.partition(".")[0] for name in named), _AS_THEY_ARE, self._admin_claims)
         elsewhere = frozenset(name for name in ("role", "tenant") if getattr(mapping, name) != name)
-        self._refuse_misplaced(said, read, elsewhere)
-        ours = {name: said[name] for name in _AS_THEY_ARE if name in said}
-        ours["sub"] = _text(said, mapping.user, "the user")
-        ours["role"] = _role(said, mapping)
-        if (tenant := _find(said, mapping.tenant)) is not UNSET:
+        self._refuse_misplaced(raw_claims, read, elsewhere)
+        ours = {name: raw_claims[name] for name in _AS_THEY_ARE if name in raw_claims}
+        ours["sub"] = _text(raw_claims, mapping.user, "the user")
+        ours["role"] = _role(raw_claims, mapping)
+        if (tenant := _find(raw_claims, mapping.tenant)) is not UNSET:
             ours["tenant"] = tenant
-        ours["scopes"] = _scopes(said, mapping)
+        ours["scopes"] = _scopes(raw_claims, mapping)
         return ours
 
 
@@ -148,15 +148,17 @@ def _make_claims_error(fault: str) -> InvalidToken:
 def check_audience(claims: Claims, rules: TokenRules) -> None:
     """Raises InvalidToken for a token that another issuer has made, or that is for somebody else."""
     if rules.issuers and ANY not in rules.issuers and claims.iss not in rules.issuers:
-        said = "no 'iss'" if claims.iss is UNSET else f"the 'iss' {claims.iss[:200]!r}"
-        raise InvalidToken(f"the token has {said}, which is not trusted here", hint="SOLOWIRE_AUTH__ISSUERS lists them")
+        found = "no 'iss'" if claims.iss is UNSET else f"the 'iss' {claims.iss[:200]!r}"
+        raise InvalidToken(
+            f"the token has {found}, which is not trusted here", hint="SOLOWIRE_AUTH__ISSUERS lists them"
+        )
     if ANY in rules.audiences:
         return
     audiences = () if claims.aud is UNSET else (claims.aud,) if isinstance(claims.aud, str) else claims.aud
     if rules.audiences and not set(audiences) & set(rules.audiences):
-        said = f"is for {str(audiences[0])[:200]!r}" if audiences else "has no 'aud'"
+        found = f"is for {str(audiences[0])[:200]!r}" if audiences else "has no 'aud'"
         raise InvalidToken(
-            f"the token {said}, and not for this system", hint="SOLOWIRE_AUTH__AUDIENCES lists its names"
+            f"the token {found}, and not for this system", hint="SOLOWIRE_AUTH__AUDIENCES lists its names"
         )
     if not rules.audiences and claims.aud is not UNSET:
         raise InvalidToken(
@@ -181,12 +183,12 @@ def _object(payload: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass  # Python's JSON reads more, such as NaN and half a character: it finds the words for those
     try:
-        said = json.loads(payload)
+        raw_claims = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise make_unreadable_error(error) from None
-    if not isinstance(said, dict):
+    if not isinstance(raw_claims, dict):
         raise InvalidToken("the token's claims are not what they should be: they are no object")
-    return said
+    return raw_claims
 
 
 # ----------------------------------------------------------------------------------------------- an OpenID provider's
@@ -194,11 +196,11 @@ def _object(payload: bytes) -> dict[str, Any]:
 _AS_THEY_ARE = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "type", "temp", "permissions")
 
 
-def _find(said: Mapping[str, Any], name: str) -> Any:
+def _find(raw_claims: Mapping[str, Any], name: str) -> Any:
     """The claim of this name, or what its path leads to; UNSET if there is none."""
-    if name in said:
-        return said[name]
-    found: Any = said
+    if name in raw_claims:
+        return raw_claims[name]
+    found: Any = raw_claims
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
             return UNSET
@@ -206,8 +208,8 @@ def _find(said: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def _text(said: Mapping[str, Any], name: str, what: str) -> str:
-    found = _find(said, name)
+def _text(raw_claims: Mapping[str, Any], name: str, what: str) -> str:
+    found = _find(raw_claims, name)
     if not isinstance(found, str):
         fault = "is not there" if found is UNSET else "is no text"
         raise InvalidToken(
@@ -216,9 +218,9 @@ def _text(said: Mapping[str, Any], name: str, what: str) -> str:
     return found
 
 
-def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
+def _role(raw_claims: Mapping[str, Any], mapping: ClaimMapping) -> str:
     """The one role that the claim gives."""
-    found = _find(said, mapping.role)
+    found = _find(raw_claims, mapping.role)
     values = [found] if isinstance(found, str) else [] if found is UNSET else found
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InvalidToken(
@@ -244,15 +246,15 @@ def _role(said: Mapping[str, Any], mapping: ClaimMapping) -> str:
     )
 
 
-def _scopes(said: Mapping[str, Any], mapping: ClaimMapping) -> Any:
-    found = _find(said, mapping.scopes)
+def _scopes(raw_claims: Mapping[str, Any], mapping: ClaimMapping) -> Any:
+    found = _find(raw_claims, mapping.scopes)
     if found is UNSET or (mapping.scopes in OAUTH_TEXTS and isinstance(found, str)):
         found = {}
     if not isinstance(found, dict) or not mapping.scope_claims:
         return found
     scopes = dict(found)
     for scope, name in mapping.scope_claims.items():
-        values = _find(said, name)
+        values = _find(raw_claims, name)
         if values is UNSET:
             continue
         if scope in scopes:

@@ -60,7 +60,7 @@ class KeySource:
         self._running: asyncio.Task[None] | None = None
         self._round: asyncio.Future[None] | None = None  # of the fetch that is under way
         self._client: httpx.AsyncClient | None = None
-        self._waiting = 0
+        self._waiting_count = 0
         self.fetch_count = self.failed_count = 0
         self.is_failing = False
 
@@ -97,16 +97,16 @@ class KeySource:
     async def wait_for_refresh(self) -> bool:
         """Waits for the fetch that a key that is not known is worth; whether there was one."""
         fetch = self.request_refresh()
-        if fetch is None or self._waiting >= MAX_WAITING:
+        if fetch is None or self._waiting_count >= MAX_WAITING:
             return False
-        self._waiting += 1
+        self._waiting_count += 1
         try:
             async with asyncio.timeout(FETCH_SECONDS + 1):
                 await asyncio.shield(fetch)
         except TimeoutError:
             return False
         finally:
-            self._waiting -= 1
+            self._waiting_count -= 1
         return True
 
     async def _run(self) -> None:

@@ -110,8 +110,8 @@ class Header(NamedTuple):
 @lru_cache(maxsize=256)
 def _parse_header(segment: str) -> Header | None:
     try:
-        said = json.loads(jwt.utils.base64url_decode(segment))
-        algorithm, key_id, kind = said.get("alg"), said.get("kid"), said.get("typ", "")
+        header = json.loads(jwt.utils.base64url_decode(segment))
+        algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "")
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or not isinstance(kind, str):

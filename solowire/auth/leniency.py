@@ -37,17 +37,17 @@ class Leniency:
             return ""
         return f"exp{max(0, int(end))}-{hashlib.blake2b(token.encode(), digest_size=16).hexdigest()}"
 
-    def judge_admin(self, user: str, said: bool | None, now: float) -> bool:
-        """Whether the user is an administrator. said: what the token says, None if nothing. now: unix seconds."""
-        if said is None:
+    def judge_admin(self, user: str, is_claimed: bool | None, now: float) -> bool:
+        """Whether the user is an administrator. is_claimed: what the token says, None if nothing. now: unix seconds."""
+        if is_claimed is None:
             seen_at = self._seen_at.get(user)
             return seen_at is not None and now - seen_at < self._admin_memory_s
         self._seen_at.pop(user, None)
-        if said and self._admin_memory_s:
+        if is_claimed and self._admin_memory_s:
             self._seen_at[user] = now
             if len(self._seen_at) > MAX_ADMINS:
                 self._seen_at.popitem(last=False)
-        return said
+        return is_claimed
 
 
 STRICT = Leniency(names_tokens=False)

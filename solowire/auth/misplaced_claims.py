@@ -81,7 +81,7 @@ class MisplacedClaims:
         self._alias_of |= {alias: alias for alias in domain.scope_aliases}
 
     def find(
-        self, said: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
+        self, raw_claims: Mapping[str, Any], read: Container[str] | None = None, elsewhere: Container[str] = ()
     ) -> Misplaced | None:
         """The first of a token's claims that is misplaced.
 
@@ -89,7 +89,7 @@ class MisplacedClaims:
         speaks of a scope there is the provider's business. elsewhere: claims of ours that are read under other names.
         """
         is_ours, read = read is None, self._ours if read is None else read
-        for name, value in said.items():
+        for name, value in raw_claims.items():
             if name in read:
                 continue
             hint = self._hint_at_top(name, value, elsewhere) or _hint_of_purpose(name, value)
@@ -152,11 +152,11 @@ def _hint_of_purpose(name: str, value: object) -> str | None:
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:
     """All names within it, however deep, and what they have; without recursion: it may be 4,000 levels deep."""
-    waiting = [value]
-    while waiting:
-        found = waiting.pop()
+    unsearched = [value]
+    while unsearched:
+        found = unsearched.pop()
         if isinstance(found, dict):
             yield from found.items()
-            waiting.extend(found.values())
+            unsearched.extend(found.values())
         elif isinstance(found, list):
-            waiting.extend(found)
+            unsearched.extend(found)

@@ -57,7 +57,7 @@ NO_RULES = TokenRules()
 class Ticket(msgspec.Struct):
     """An admission: this identity, to this shard, until `exp`, once (`jti`). address: whence it was asked for.
 
-    boot: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
+    incarnation: the shard's process that it is for, which alone knows whether it was used; "" if it is not told.
     is_old: for an old client's path alone, since its token was judged by a `Leniency`.
     """
 
@@ -66,7 +66,7 @@ class Ticket(msgspec.Struct):
     shard: int
     identity: Identity
     address: str = ""
-    boot: str = ""
+    incarnation: str = ""
     is_old: bool = False
 
 
@@ -245,11 +245,11 @@ class Tokens:
         jti: str,
         now: float,
         address: str = "",
-        boot: str = "",
+        incarnation: str = "",
         *,
         is_old: bool = False,
     ) -> str:
-        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, boot, is_old)
+        ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, incarnation, is_old)
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 

@@ -66,7 +66,7 @@ class RouterLink:
         self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later)
         self._address = address
         self._away_since: float | None = self._loop.time()
-        self._said_at: float | None = None  # since it is away
+        self._warned_at: float | None = None  # since it is away
         self._last_heard_at = float("-inf")
         self._known_ring = ("", -1)  # epoch and version, as told last
         self.dropped_count = 0
@@ -112,16 +112,16 @@ class RouterLink:
 
     def _report_absence(self, now: float) -> None:
         if self.is_router_alive:
-            if self._said_at is not None:
+            if self._warned_at is not None:
                 logger.info("router_connected", address=self._address)
-            self._away_since = self._said_at = None
+            self._away_since = self._warned_at = None
             return
         if self._away_since is None:
             self._away_since = now
         if now - self._away_since >= SAY_AFTER_SECONDS and (
-            self._said_at is None or now - self._said_at >= SAY_AGAIN_SECONDS
+            self._warned_at is None or now - self._warned_at >= SAY_AGAIN_SECONDS
         ):
-            self._said_at = now
+            self._warned_at = now
             logger.warning(
                 "router_unreachable",
                 address=self._address,

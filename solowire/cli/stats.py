@@ -63,11 +63,11 @@ async def drain(url: str, token: Token, shard: int) -> None:
     """Empties a shard, and says how far that has come, until it has gone. Raises ClientError."""
     async with GatewayRequests(url, token, _note) as gateway:
         await gateway.ask("POST", f"/v1/shards/{shard}/drain", 202)
-        told = None
+        printed = None
         while (left := _count_users(shard, _shards(url, await gateway.watch(SHARDS)))) is not None:
-            if left != told:
+            if left != printed:
                 print(f"shard {shard}: {left:,} users to go", flush=True)
-                told = left
+                printed = left
             await asyncio.sleep(0.5)
     print(f"shard {shard} is gone")
 

@@ -178,10 +178,10 @@ class Supervisor:
         """Returns when `stop` is set. Raises Failed if a child can't go on."""
         coroutines: list[Awaitable[Any]] = [self._supervise(child) for child in self._children]
         tasks = [asyncio.ensure_future(deed) for deed in (*coroutines, self._kill_unresponsive(), stop.wait())]
-        waiting = set(tasks)
+        unfinished = set(tasks)
         try:
             while not stop.is_set():
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done, unfinished = await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:

@@ -157,8 +157,8 @@ class AggregationStream(Generic[F]):
             return [feed for feed in self.feeds if feed.defer_until(entry.offset, now)]
         if not self._caught_up:
             return []
-        waiting, self._caught_up = self._caught_up, set()
-        return [feed for feed in waiting if feed.defer_until(entry.offset, self.ends_at)]
+        caught_up, self._caught_up = self._caught_up, set()
+        return [feed for feed in caught_up if feed.defer_until(entry.offset, self.ends_at)]
 
     def _keep_sampled(self, entry: Entry) -> None:
         self._sample.append(entry)

@@ -78,12 +78,12 @@ class CatchUp:
 
     __slots__ = ("_codec", "_conflator", "_filter", "_has_telemetry", "_log", "streams")
 
-    def __init__(self, filter: FeedFilter, log: RecentLog, pacing: Conflator) -> None:
+    def __init__(self, filter: FeedFilter, log: RecentLog, conflator: Conflator) -> None:
         self.streams: Mapping[str, AggregationStream[Any]] = {}  # by event type
         self._filter = filter
         self._codec = filter.key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._log = log
-        self._conflator = pacing
+        self._conflator = conflator
         types = (log.catalog.get_declared(name) for name, _ in filter.key.selection)
         self._has_telemetry = any(t is not None and t.delivery is Delivery.telemetry for t in types)
 
@@ -102,16 +102,16 @@ class CatchUp:
             parts.started_at = self._log.ingest_time_before(reader.offset)
         # What lies further on is read where it stands.
         edge = max(reader.offset, reader.trimmed_until)
-        seen = (
+        last_release = (
             self.add_released(parts, reader.last_release, edge, user, head.last_release)
             if released
             else max(reader.last_release, head.last_release)
         )
         if parts.is_full:
-            return self.build_frame(parts, reader.offset, seen, reader.reported_omitted, 0, user)
-        cursor, told, scanned = reader.offset, reader.reported_omitted if owed else head.reported_omitted, 0
+            return self.build_frame(parts, reader.offset, last_release, reader.reported_omitted, 0, user)
+        cursor, reported, scanned = reader.offset, reader.reported_omitted if owed else head.reported_omitted, 0
         if cursor < reader.trimmed_until:
-            cursor, told, scanned = self._add_trimmed(parts, reader, user)
+            cursor, reported, scanned = self._add_trimmed(parts, reader, user)
         summaries = self._summaries(parts, reader, head, summed)
         if not parts.is_full and reader.trimmed_until <= cursor < head.offset:
             upto = min(head.offset, reader.full_until) if reader.is_in_full else head.offset
@@ -121,9 +121,9 @@ class CatchUp:
             parts.bytes_left += SUMMARY_BYTES
             parts.add_summaries(name, (s for s in found if s.offset <= cursor), self._filter)
         if owed and cursor >= reader.trimmed_until:
-            parts.add_omitted(head.reported_omitted, told)
-            told = head.reported_omitted
-        return self.build_frame(parts, cursor, seen, told, scanned, user)
+            parts.add_omitted(head.reported_omitted, reported)
+            reported = head.reported_omitted
+        return self.build_frame(parts, cursor, last_release, reported, scanned, user)
 
     def _summarised_types(
         self, reader: Reader, head: FeedHead, *, compacted: bool
@@ -157,18 +157,29 @@ class CatchUp:
         return found
 
     def build_frame(
-        self, parts: FrameBuilder, cursor: int, seen: int, told: Counts, scanned: int, user: str | None = None
+        self,
+        parts: FrameBuilder,
+        cursor: int,
+        last_release: int,
+        reported: Counts,
+        scanned: int,
+        user: str | None = None,
     ) -> Frame:
         """What is in `parts` as a frame; as `Frame` says. user: whose own events it holds."""
         fragments = parts.build_fragments(self._filter)
         if not fragments and not parts.compacted:
             return Frame(
-                cursor, None, last_release=seen, reported_omitted=told, is_full=parts.is_full, scanned_count=scanned
+                cursor,
+                None,
+                last_release=last_release,
+                reported_omitted=reported,
+                is_full=parts.is_full,
+                scanned_count=scanned,
             )
         codec = self._codec if user is None else self._codec.without_deflate
         payload = codec.encode_events(cursor, fragments, parts.compacted)
         left = sum(parts.compacted.values())
-        return Frame(cursor, payload, len(fragments), seen, told, left, parts.is_full, scanned)
+        return Frame(cursor, payload, len(fragments), last_release, reported, left, parts.is_full, scanned)
 
     def _scan(
         self,
@@ -223,21 +234,21 @@ class CatchUp:
             reached = entry.offset
         return upto, scanned + 1
 
-    def add_released(self, parts: FrameBuilder, seen: int, edge: int, user: str | None, last: int) -> int:
-        """Puts in the states of the releases behind `seen` and up to `last` whose offset is `edge` at most.
+    def add_released(self, parts: FrameBuilder, last_release: int, edge: int, user: str | None, last: int) -> int:
+        """Puts in the states of the releases behind `last_release` and up to `last` whose offset is `edge` at most.
 
         Returns up to which release that is done.
         """
-        for number, entry in self._conflator.releases_since(seen):
+        for number, entry in self._conflator.releases_since(last_release):
             if number > last:
                 break
             if entry.offset <= edge and entry.event.user in (None, user) and self._filter.accepts(entry):
                 fragment = self._filter.encode_for(entry)
                 if fragment is not None:
                     if not parts.add(entry.offset, fragment):
-                        return seen
+                        return last_release
                     parts.omit(entry.event.type, 0)  # the frame has to say that it is not in the order of offsets
-            seen = number
+            last_release = number
         return last
 
     # -------------------------------------------------------------------------------- what the log no longer has
@@ -251,7 +262,7 @@ class CatchUp:
         if len(durable) > OLDER_ENTRIES:
             del durable[OLDER_ENTRIES:]
             upto = durable[-1].offset
-        told = dict(reader.reported_omitted)
+        reported = dict(reader.reported_omitted)
         have = {entry.offset for _, entry in self._conflator.releases_since(reader.last_release)}
         latest = self._log.latest_states()
         states = [e for e in latest if reader.offset < e.offset <= min(upto, self._log.start_offset)]
@@ -269,11 +280,11 @@ class CatchUp:
                 is_state = entry.event.delivery is Delivery.state
                 critical = entry.event.priority is Priority.critical
                 if not parts.add(entry.offset, fragment, later=is_state or not critical):
-                    return reached, make_counts(told), scanned
+                    return reached, make_counts(reported), scanned
                 if is_state:  # it was counted
-                    told[entry.event.type] = told.get(entry.event.type, 0) + 1
+                    reported[entry.event.type] = reported.get(entry.event.type, 0) + 1
             reached = entry.offset
-        return max(upto, reached), make_counts(told), scanned
+        return max(upto, reached), make_counts(reported), scanned
 
 
 def _offset_of(entry: Entry) -> int:

@@ -96,11 +96,11 @@ class Feed(Generic[C]):
         "unparked",
     )
 
-    def __init__(self, key: FeedKey, log: RecentLog, pacing: Conflator | None = None) -> None:
+    def __init__(self, key: FeedKey, log: RecentLog, conflator: Conflator | None = None) -> None:
         self.key = key
         self.filter = FeedFilter(key, log.catalog)
         self._log = log
-        self._conflator = Conflator() if pacing is None else pacing
+        self._conflator = Conflator() if conflator is None else conflator
         self._catch_up = CatchUp(self.filter, log, self._conflator)
         self._codec = key.codec  # of frames that hold nothing of one user's own; all others are plain
         self._plain = key.codec.without_deflate

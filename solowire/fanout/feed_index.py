@@ -30,10 +30,10 @@ class FeedIndex(Generic[C]):
     """
 
     def __init__(
-        self, log: RecentLog, pacing: Conflator | None = None, aggregation: AggregationSettings | None = None
+        self, log: RecentLog, conflator: Conflator | None = None, aggregation: AggregationSettings | None = None
     ) -> None:
         self._log = log
-        self._conflator = Conflator() if pacing is None else pacing
+        self._conflator = Conflator() if conflator is None else conflator
         self._streams: AggregationIndex[Feed[C]] = AggregationIndex(aggregation or AggregationSettings())
         self._feeds: dict[FeedKey, Feed[C]] = {}
         self._index: FilterIndex[set[Feed[C]]] = FilterIndex()  # of what is no telemetry: flows have one of their own

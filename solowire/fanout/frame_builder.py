@@ -182,10 +182,10 @@ class FrameBuilder:
     def omit(self, name: str, events: int) -> None:
         self.compacted[name] = self.compacted.get(name, 0) + events
 
-    def add_omitted(self, counts: Counts, told: Counts) -> None:
+    def add_omitted(self, counts: Counts, reported: Counts) -> None:
         """Adds what of a feed's counts has not been told."""
-        if counts != told:
-            for name, events in subtract_counts(counts, told):
+        if counts != reported:
+            for name, events in subtract_counts(counts, reported):
                 if events > 0:
                     self.omit(name, events)
 

@@ -261,16 +261,16 @@ class Reader:
 
     def take_reply(self) -> tuple[str | bytes | None, bool]:
         """The next frame of what waits; None if there is none in what comes first. And whether it was made now."""
-        waiting = self.pending_replies
-        if not isinstance(waiting, deque):
+        replies = self.pending_replies
+        if not isinstance(replies, deque):
             return None, False
-        first = waiting[0]
+        first = replies[0]
         frame = first if isinstance(first, (str, bytes)) else next(first, None)
         is_ready = frame is first
         if is_ready or frame is None:
-            waiting.popleft()
+            replies.popleft()
             self.initial_count = max(0, self.initial_count - 1)
-            if not waiting:
+            if not replies:
                 self.pending_replies = ()
         return frame, not is_ready
 

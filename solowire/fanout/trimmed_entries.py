@@ -48,8 +48,8 @@ class TrimmedEntries:
                 counts = missed[cursor] = Counter({name: events for name, events in found if events})
             counted = [e.event.type for e in mine if e.event.delivery is not Delivery.durable]
             if counted:
-                told = make_counts(counts + Counter(counted))
-                reader.reported_omitted = subtract_counts(reader.reported_omitted, told)
+                omitted = make_counts(counts + Counter(counted))
+                reader.reported_omitted = subtract_counts(reader.reported_omitted, omitted)
             elif counts:
                 place = (cursor, reader.reported_omitted)
                 if place not in made:

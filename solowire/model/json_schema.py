@@ -105,18 +105,18 @@ def _refuse_circles(schema: dict[str, Any]) -> None:
 def _list_references(node: object) -> set[str]:
     """The definitions that a part of a schema refers to. Raises SchemaFault for a reference to anything else."""
     found: set[str] = set()
-    waiting = [node]
-    while waiting:
-        part = waiting.pop()
+    unsearched = [node]
+    while unsearched:
+        part = unsearched.pop()
         if isinstance(part, dict):
             for key, value in part.items():
                 if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
                     if key != "$ref" or not value.startswith("#/$defs/") or "/" in value.removeprefix("#/$defs/"):
                         raise SchemaFault(f"{key} {value!r}: only #/$defs/NAME can be referred to")
                     found.add(value.removeprefix("#/$defs/"))
-            waiting.extend(part.values())
+            unsearched.extend(part.values())
         elif isinstance(part, list):
-            waiting.extend(part)
+            unsearched.extend(part)
     return found
 
 

@@ -327,8 +327,8 @@ def _by_name(item: tuple[str, Filter]) -> str:
 
 
 def _deny(denied: dict[str, DeniedPattern], pattern: str, reason: str, hint: str) -> None:
-    told = _quote_pattern(pattern)
-    denied[told] = DeniedPattern(told, reason, hint if len(denied) < MAX_HINTS else "")
+    quoted = _quote_pattern(pattern)
+    denied[quoted] = DeniedPattern(quoted, reason, hint if len(denied) < MAX_HINTS else "")
 
 
 def _quote_pattern(pattern: str) -> str:

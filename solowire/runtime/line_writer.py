@@ -67,7 +67,7 @@ class LineWriter:
         self._clock = clock
         self._gather_s = gather_s
         self._report_lost = lost
-        self._waiting: deque[bytes | Event | None] = deque()
+        self._queue: deque[bytes | Event | None] = deque()
         self._is_asleep = True  # the thread, until `_has_come` is set
         self._has_come, self._hurry = Event(), Event()
         self._put = self._taken = 0  # bytes, ever
@@ -89,7 +89,7 @@ class LineWriter:
             self._overflown += 1
             return
         self._put += len(line)
-        self._waiting.append(line)
+        self._queue.append(line)
         if self._is_asleep:
             self._is_asleep = False
             self._has_come.set()
@@ -109,10 +109,10 @@ class LineWriter:
         self._wake_for(None)
         self._writer.join(CLOSE_SECONDS)
         if self._writer.is_alive():
-            self._overflown += self._writing + len(self._waiting) - 1  # without the None
+            self._overflown += self._writing + len(self._queue) - 1  # without the None
 
     def _wake_for(self, what: Event | None) -> None:
-        self._waiting.append(what)
+        self._queue.append(what)
         self._hurry.set()
         self._has_come.set()
 
@@ -127,12 +127,12 @@ class LineWriter:
             self._is_asleep = True  # before it looks: whatever comes later wakes it again
             lines: list[bytes] = []
             size = 0
-            while self._waiting:
-                line = self._waiting[0]  # and it stays there, to be counted, as long as those before it are written
+            while self._queue:
+                line = self._queue[0]  # and it stays there, to be counted, as long as those before it are written
                 if not isinstance(line, bytes) or size + len(line) >= WRITE_BYTES:
                     self._write_lines(lines, size)
                     lines, size = [], 0
-                self._waiting.popleft()
+                self._queue.popleft()
                 if line is None:
                     self._sink.close()
                     return

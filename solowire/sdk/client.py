@@ -26,7 +26,7 @@ begins anew only after a connection that was steady. A `reconnect` message is ob
 follows on another before there was a steady connection. What a failed attempt means stands in
 `solowire.sdk.retry_policy`, and how a token is renewed in `solowire.sdk.token_renewal`.
 
-What is beside the state of the connection has modules of its own: `event_buffer`, `request_pacing`,
+What is beside the state of the connection has modules of its own: `event_buffer`, `request_pacer`,
 `kept_subscriptions`, `connection_attempt`, `socket_messages`. The file is long because what is left, connecting,
 receiving and asking, shares that one state.
 """
@@ -102,7 +102,7 @@ from solowire.sdk.connection_attempt import (
 from solowire.sdk.event_buffer import BufferedFrame, EventBuffer
 from solowire.sdk.history import History, Moment, make_question
 from solowire.sdk.kept_subscriptions import KeptSubscriptions, make_filter
-from solowire.sdk.request_pacing import RequestPacing
+from solowire.sdk.request_pacer import RequestPacer
 from solowire.sdk.retry_policy import (
     FaultKind,
     RetryDecision,
@@ -230,7 +230,7 @@ class Client:
         self._warnings = WarningPace()
 
         self._buffer = EventBuffer(max_buffered, resume, lambda gap: self._invoke_callback(self._on_gap, gap))
-        self._pacing = RequestPacing(self._warnings)
+        self._pacer = RequestPacer(self._warnings)
         self._up = asyncio.Event()  # there is a welcomed connection, or there will never be one again
         self._socket: ClientConnection | None = None
         self._ids = count(1)
@@ -547,7 +547,7 @@ class Client:
             self._backoff = make_backoff(low, high)
             self._backoff.attempts = attempts
         self.connections += 1
-        self._pacing.reset()
+        self._pacer.reset()
         self._live_since = asyncio.get_running_loop().time()
         self._failing_since = None
         self._warnings.reset()
@@ -618,12 +618,12 @@ class Client:
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
         self._buffer.begin_asking()
-        slower = self._pacing.make_backoff()
+        slower = self._pacer.make_backoff()
         try:
             async with self._request_slots:
                 while True:
                     await self._up.wait()
-                    await self._pacing.wait_for_turn()
+                    await self._pacer.wait_for_turn()
                     socket, id = self._socket, next(self._ids)
                     if socket is None:
                         if self._end is None:
@@ -637,10 +637,10 @@ class Client:
                         await send_message(socket, message(id))
                     answer = await asked.answer
                     if isinstance(answer, Error):
-                        self._pacing.note_refusal()
+                        self._pacer.note_refusal()
                         if answer.code != "rate_limited" or answer.retry_after is msgspec.UNSET:
                             raise MessageRefused(answer.code, answer.message, answer.hint)
-                        self._pacing.slow_down(answer.retry_after, slower)
+                        self._pacer.slow_down(answer.retry_after, slower)
                     elif isinstance(answer, kind):
                         return answer
                     elif answer is not None:

@@ -49,15 +49,15 @@ def read_token_error(error: BaseException) -> Fault:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what led to it, groups taken apart; bounded, as chains may be circles."""
-    waiting, seen = [error], 0
-    while waiting and seen < 32:
-        cause = waiting.pop(0)
+    unsearched, seen = [error], 0
+    while unsearched and seen < 32:
+        cause = unsearched.pop(0)
         seen += 1
         yield cause
         if isinstance(cause, BaseExceptionGroup):
-            waiting += cause.exceptions
+            unsearched += cause.exceptions
         if (before := cause.__cause__ or cause.__context__) is not None:
-            waiting.append(before)
+            unsearched.append(before)
 
 
 def _status_of(error: BaseException) -> int:

@@ -281,19 +281,19 @@ class WarningPace:
     """
 
     def __init__(self) -> None:
-        self._told_at: dict[str, float] = {}  # by text, the oldest first; of MAX_REASONS at most
+        self._warned_at: dict[str, float] = {}  # by text, the oldest first; of MAX_REASONS at most
 
     def is_due(self, text: str, now: float) -> bool:
         """Whether to tell it. now: seconds, monotonic."""
         text = _NUMBER.sub("0", text)
-        if now - self._told_at.get(text, float("-inf")) < REPEAT_WARNING_S:
+        if now - self._warned_at.get(text, float("-inf")) < REPEAT_WARNING_S:
             return False
-        self._told_at.pop(text, None)
-        self._told_at[text] = now
-        if len(self._told_at) > MAX_REASONS:
-            del self._told_at[next(iter(self._told_at))]
+        self._warned_at.pop(text, None)
+        self._warned_at[text] = now
+        if len(self._warned_at) > MAX_REASONS:
+            del self._warned_at[next(iter(self._warned_at))]
         return True
 
     def reset(self) -> None:
         """It works again."""
-        self._told_at.clear()
+        self._warned_at.clear()

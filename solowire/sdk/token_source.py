@@ -55,10 +55,10 @@ class TokenSource:
             if task is None or task.cancelling():
                 raise
             # Not we: what the function itself waited for. Let through, it would end our task, and nobody would know.
-            told = TimeoutError("what it waited for was cancelled")
-            raise TokenUnavailable(read_token_error(told), told) from error
+            cause = TimeoutError("what it waited for was cancelled")
+            raise TokenUnavailable(read_token_error(cause), cause) from error
         except TimeoutError as error:
-            told = error if str(error) else TimeoutError(f"it gave none within {timeout:g} s")
-            raise TokenUnavailable(read_token_error(told), error) from error
+            cause = error if str(error) else TimeoutError(f"it gave none within {timeout:g} s")
+            raise TokenUnavailable(read_token_error(cause), error) from error
         except Exception as error:
             raise TokenUnavailable(read_token_error(error), error) from error

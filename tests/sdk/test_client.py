@@ -1031,8 +1031,8 @@ async def test_what_a_server_refuses_never_ends_the_connection(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any]
 ) -> None:
     """Whatever is refused, and whatever for: nine of it never come within the minute in which a server counts."""
-    monkeypatch.setattr("solowire.sdk.request_pacing.REFUSALS_S", 1.5)
-    monkeypatch.setattr("solowire.sdk.request_pacing.MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("solowire.sdk.request_pacer.REFUSALS_S", 1.5)
+    monkeypatch.setattr("solowire.sdk.request_pacer.MAX_PAUSE_S", 0.05)
     clock = asyncio.get_running_loop().time
     heard: list[float] = []
 

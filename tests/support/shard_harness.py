@@ -83,7 +83,7 @@ class ShardHarness:
             new_id=lambda: f"session-{next(ids)}",
             clock=Clock(WALL),
             settings=change(DEFAULTS, **settings),
-            recent=recent if recent is not None else RecentLog(catalog=CATALOG),
+            recent_log=recent if recent is not None else RecentLog(catalog=CATALOG),
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
             dialect=DIALECT,
         )

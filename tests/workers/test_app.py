@@ -13,7 +13,7 @@ from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.observability.metrics import CONTENT_TYPE
 from solowire.workers.app import HttpApi
 from solowire.workers.shard import Shard
-from tests.support.shard_harness import TOKENS, WALL, ShardHarness, connect_stuck
+from tests.support.shard_harness import TOKENS, ShardHarness, connect_stuck
 
 PEER = "198.51.100.9"
 
@@ -42,8 +42,7 @@ class Site:
     def __init__(self, wrong_tokens: FailedAuthLimiter | None = None) -> None:
         self.lines: list[dict[str, Any]] = []
         self.bench = ShardHarness()
-        # A shard's clock is the loop's.
-        self.bench.shard.set_clock(WALL + self.bench.now - asyncio.get_running_loop().time(), self.bench.now)
+        self.bench.now = asyncio.get_running_loop().time()  # a shard's clock is the loop's
         self.app = HttpApi(
             self.bench.shard,
             TOKENS,

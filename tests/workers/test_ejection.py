@@ -39,11 +39,11 @@ def identity(user: str, token_id: str = "", issued_at: float | None = None) -> I
 def test_a_user_is_disconnected() -> None:
     """All of its connections, in whatever state, with 4410, and nobody else's; the audit log says why."""
     b = ShardHarness(limits__max_connections_per_user=3)
-    live, waiting, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
+    live, pending, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
     leaving = b.connect("ann")
     b.shard._send_away(leaving, 10.0, "draining", b.now)
     assert b.shard.disconnect("ann") == 3
-    assert {b.close_code(connection) for connection in (live, waiting, leaving)} == {CloseCode.disconnected}
+    assert {b.close_code(connection) for connection in (live, pending, leaving)} == {CloseCode.disconnected}
     assert b.close_code(other) is None
     assert b.shard.disconnect("ann") == 0
     reasons = [line["reason"] for line in b.audit_lines if line["event"] == "disconnected"]
@@ -90,12 +90,12 @@ class Provided(ShardHarness):
         rules = TokenRules((ANY,), (ANY,), mapping=ClaimMapping(default_role="viewer"))
         self.tokens = Tokens(SECRET, ROLES, domain=DNS, rules=rules, has_provider=True)
         self.shard._command_handler._tokens = self.tokens
-        self.shard._command_handler._max_waiting = 1 if awaits else 0
+        self.shard._command_handler._max_pending = 1 if awaits else 0
 
     def retry(self) -> None:
         """The keys have been read for the one that waits."""
-        [waiting] = self.shard.take_waiting()
-        self.shard.retry_refresh(waiting, self.now)
+        [pending] = self.shard.take_pending_refreshes()
+        self.shard.retry_refresh(pending, self.now)
 
     def use(self, *keys: SigningKey) -> None:
         self.tokens.set_keys(parse_key_set(json.dumps({"keys": [key.jwk() for key in keys]}).encode()))
@@ -122,7 +122,7 @@ def test_a_refresh_waits_for_its_key() -> None:
     b.retry()
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("s", "invalid_token")
-    assert not b.shard.take_waiting()
+    assert not b.shard.take_pending_refreshes()
 
 
 def test_a_connection_that_has_gone_meanwhile() -> None:

@@ -185,7 +185,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.ids = count(1)
         self.bench = ShardHarness(
-            recent=RecentLog(catalog=CATALOG, max_events=max_events),
+            recent_log=RecentLog(catalog=CATALOG, max_events=max_events),
             session__message_rate=1000.0,
             session__message_burst=1000.0,
             shard__aggregation__events_per_s=rate,

@@ -110,9 +110,11 @@ class ShardLease:
         """Whether the router is to be told before the next heartbeat."""
         return self.is_report_due and self._can_report
 
-    def usage_report(self, now: float, addresses: dict[str, int] | None = None, *, beat: bool = False) -> LeaseUsage:
-        """What to tell the router now. beat: with a heartbeat."""
-        self.is_report_due, self._can_report = False, beat
+    def usage_report(
+        self, now: float, addresses: dict[str, int] | None = None, *, is_heartbeat: bool = False
+    ) -> LeaseUsage:
+        """What to tell the router now. is_heartbeat: with a heartbeat."""
+        self.is_report_due, self._can_report = False, is_heartbeat
         self._seq += 1
         self._sent_at[self._seq] = now
         if len(self._sent_at) > ANSWERS_AWAITED:

@@ -135,8 +135,8 @@ class SlotManager:
                         self.lease.release(kept.group)
             self.due_at = min((kept.ends_at for kept in self._reserved.values()), default=inf)
 
-    def usage_report(self, now: float, *, beat: bool = False) -> LeaseUsage:
-        return self.lease.usage_report(now, self._addresses_to_report(), beat=beat)
+    def usage_report(self, now: float, *, is_heartbeat: bool = False) -> LeaseUsage:
+        return self.lease.usage_report(now, self._addresses_to_report(), is_heartbeat=is_heartbeat)
 
     def apply_lease(self, lease: Lease) -> bool:
         """As `ShardLease.apply`."""
@@ -149,12 +149,14 @@ class SlotManager:
 
     def _addresses_to_report(self) -> dict[str, int]:
         """What addresses have that may have too many, together with what they have at other shards."""
-        told = {address: n for address in self._tracked_addresses[:ADDRESSES] if (n := self._addresses.get(address, 0))}
-        many = [address for address in self._crowded_addresses if address not in told]
-        room = ADDRESSES - len(told)
+        reported = {
+            address: n for address in self._tracked_addresses[:ADDRESSES] if (n := self._addresses.get(address, 0))
+        }
+        many = [address for address in self._crowded_addresses if address not in reported]
+        room = ADDRESSES - len(reported)
         if len(many) > room:
             many = nlargest(room, many, key=self._addresses.__getitem__)
-        return told | {address: self._addresses[address] for address in many}
+        return reported | {address: self._addresses[address] for address in many}
 
     def _release_address(self, address: str) -> None:
         if self._per_address is not None and address:

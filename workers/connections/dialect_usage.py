@@ -19,7 +19,7 @@ class DialectUsage:
         self.paths: Counter[str] = Counter()
         self.messages: Counter[str] = Counter()
         self.agents: Counter[str] = Counter()
-        self._told_at: OrderedDict[str, float] = OrderedDict()
+        self._warned_at: OrderedDict[str, float] = OrderedDict()
 
     def count_connection(self, pattern: str, agent: str) -> None:
         self.paths[pattern] += 1
@@ -30,13 +30,13 @@ class DialectUsage:
 
     def is_news(self, user: str, now: float) -> bool:
         """Whether the log should name the user: the first time, and again after an hour."""
-        told_at = self._told_at.get(user)
-        if told_at is not None and now - told_at < AGAIN_SECONDS:
+        warned_at = self._warned_at.get(user)
+        if warned_at is not None and now - warned_at < AGAIN_SECONDS:
             return False
-        self._told_at[user] = now
-        self._told_at.move_to_end(user)
-        if len(self._told_at) > REMEMBERED:
-            self._told_at.popitem(last=False)
+        self._warned_at[user] = now
+        self._warned_at.move_to_end(user)
+        if len(self._warned_at) > REMEMBERED:
+            self._warned_at.popitem(last=False)
         return True
 
     def as_totals(self) -> dict[str, int]:

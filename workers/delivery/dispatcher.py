@@ -60,8 +60,8 @@ class Dispatcher:
 
     def __init__(
         self,
-        recent: RecentLog,
-        pacing: Conflator,
+        recent_log: RecentLog,
+        conflator: Conflator,
         feeds: FeedIndex[Connection],
         sockets: Sockets,
         totals: Counter[str],
@@ -72,8 +72,8 @@ class Dispatcher:
         self._clock = clock
         self.latency = Histogram()
         self.blocked: dict[Connection, Reader] = {}
-        self._log = recent
-        self._conflator = pacing
+        self._log = recent_log
+        self._conflator = conflator
         self._feeds = feeds
         self._sockets = sockets
         self._totals = totals

@@ -1,4 +1,4 @@
-"""The routing of events to feeds: each event as it comes, and each state whose time has come.
+"""The router of events to feeds: each event as it comes, and each state whose time has come.
 
 What it keeps true: an event for all goes to the feeds that accept it, found without a look at the others; one for a
 user goes to that user's connections, by their feeds, and to nobody else. A state that comes too soon is held back; when
@@ -30,7 +30,7 @@ class EventRouter:
 
     def __init__(
         self,
-        recent: RecentLog,
+        recent_log: RecentLog,
         conflator: Conflator,
         feeds: FeedIndex[Connection],
         dispatcher: Dispatcher,
@@ -40,7 +40,7 @@ class EventRouter:
         *,
         delays: FlushSettings,
     ) -> None:
-        self._log = recent
+        self._log = recent_log
         self._conflator = conflator
         self._feeds = feeds
         self._users = users

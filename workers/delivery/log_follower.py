@@ -16,10 +16,10 @@ import structlog
 from solowire.backplane.messages import LogBatch, StateSnapshot
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.recent_log import RecentLog
-from solowire.workers.capacity.rebalancing import Rebalancer
+from solowire.workers.capacity.rebalancer import Rebalancer
 from solowire.workers.connections.connection import Connection
 from solowire.workers.delivery.dispatcher import Dispatcher
-from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.delivery.known_rings import KnownRings
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -41,15 +41,15 @@ class LogFollower:
     def __init__(
         self,
         index: int,
-        recent: RecentLog,
+        recent_log: RecentLog,
         conflator: Conflator,
         dispatcher: Dispatcher,
-        rings: RingHistory,
+        rings: KnownRings,
         rebalancer: Rebalancer,
         connections: Collection[Connection],
     ) -> None:
         self._index = index
-        self._log = recent
+        self._log = recent_log
         self._conflator = conflator
         self._dispatcher = dispatcher
         self._rings = rings

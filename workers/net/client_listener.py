@@ -96,7 +96,7 @@ class ClientListener:
 
     def __init__(
         self,
-        listening: socket.socket,
+        listening_socket: socket.socket,
         handle: Callable[[AcceptedSocket], bytes | None],
         limiter: AcceptLimiter,
         *,
@@ -104,7 +104,7 @@ class ClientListener:
         socket_count: Callable[[], int],
         max_sockets: int,
     ) -> None:
-        self._listening = listening
+        self._socket = listening_socket
         self._handle = handle
         self._limiter = limiter
         self._head_s = head_s
@@ -129,7 +129,7 @@ class ClientListener:
 
     def start(self) -> None:
         self._loop.add_reader(self._epoll.fileno(), self._read_pending)
-        self._loop.add_reader(self._listening.fileno(), self._accept)
+        self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def finish(self) -> None:
         """Accepts no more, and closes what has said nothing."""
@@ -138,9 +138,9 @@ class ClientListener:
         for timer in (self._sweeping, self._resuming):
             if timer is not None:
                 timer.cancel()
-        self._loop.remove_reader(self._listening.fileno())
+        self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_reader(self._epoll.fileno())
-        self._listening.close()
+        self._socket.close()
         for pending in list(self._pending.values()):
             self._close(pending)
         self._epoll.close()
@@ -148,7 +148,7 @@ class ClientListener:
     def _accept(self) -> None:
         for _ in range(ACCEPTS):
             try:
-                accepted, peer = self._listening.accept()
+                accepted, peer = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -289,11 +289,11 @@ class ClientListener:
             sockets=self._socket_count(),
             hint=_EXHAUSTED_HINT,
         )
-        self._loop.remove_reader(self._listening.fileno())
+        self._loop.remove_reader(self._socket.fileno())
         self._resuming = self._loop.call_later(PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:
-        self._loop.add_reader(self._listening.fileno(), self._accept)
+        self._loop.add_reader(self._socket.fileno(), self._accept)
 
 
 def _reject(accepted: socket.socket, limit: str) -> None:

@@ -51,7 +51,7 @@ from solowire.workers.session.inbound_limits import (
 _ACCEPTING_STATES = (State.awaiting_hello, State.resuming, State.live)
 
 
-class WaitingRefresh(msgspec.Struct, frozen=True):
+class PendingRefresh(msgspec.Struct, frozen=True):
     """A refresh whose key is not known: it is tried once more when the provider's keys have been read again."""
 
     connection: Connection
@@ -61,44 +61,44 @@ class WaitingRefresh(msgspec.Struct, frozen=True):
 class CommandHandler:
     """Obeys the messages of clients.
 
-    index: the shard's. totals: where it counts. max_waiting: refreshes that may wait for a provider's keys; 0 if there
+    index: the shard's. totals: where it counts. max_pending: refreshes that may wait for a provider's keys; 0 if there
     is no provider. What has to be done with a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
         self,
         index: int,
-        recent: RecentLog,
-        delivery: Dispatcher,
-        listening: InboundLimits,
+        recent_log: RecentLog,
+        dispatcher: Dispatcher,
+        inbound_limits: InboundLimits,
         beginning: Handshake,
         admission: SlotManager,
         expiry: TokenExpiry,
-        trail: ConnectionAudit,
+        audit: ConnectionAudit,
         totals: Counter[str],
         *,
         tokens: Tokens,
         catalog: Catalog,
         clock: Clock,
-        max_waiting: int = 0,
+        max_pending: int = 0,
         history: HistoryCommands,
     ) -> None:
         self._history = history
         self._clock = clock
         self._index = index
-        self._log = recent
-        self._dispatcher = delivery
-        self._inbound_limits = listening
+        self._log = recent_log
+        self._dispatcher = dispatcher
+        self._inbound_limits = inbound_limits
         self._handshake = beginning
         self._slot_manager = admission
         self._expiry = expiry
-        self._connection_audit = trail
+        self._connection_audit = audit
         self._totals = totals
         self._tokens = tokens
         self._catalog = catalog
-        self._max_waiting = max_waiting
-        self._waiting_count = 0  # refreshes that wait for keys
-        self._new_waiting: list[WaitingRefresh] = []
+        self._max_pending = max_pending
+        self._pending_count = 0  # refreshes that wait for keys
+        self._new_refreshes: list[PendingRefresh] = []
 
     def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
         """One message of a client that is not told to leave."""
@@ -175,17 +175,17 @@ class CommandHandler:
         self._inbound_limits.settle_change(connection, now)
         self._dispatcher.run(now)
 
-    def take_waiting(self) -> Sequence[WaitingRefresh]:
+    def take_pending_refreshes(self) -> Sequence[PendingRefresh]:
         """The refreshes that have begun to wait: each is to be given to `retry_refresh`."""
-        if not self._new_waiting:
+        if not self._new_refreshes:
             return ()
-        waiting, self._new_waiting = self._new_waiting, []
-        return waiting
+        pending, self._new_refreshes = self._new_refreshes, []
+        return pending
 
-    def retry_refresh(self, waiting: WaitingRefresh, now: float) -> CloseCode | None:
+    def retry_refresh(self, pending: PendingRefresh, now: float) -> CloseCode | None:
         """The keys of the provider have been read again, or could not be."""
-        self._waiting_count -= 1
-        connection, message = waiting.connection, waiting.message
+        self._pending_count -= 1
+        connection, message = pending.connection, pending.message
         if connection.state in _ACCEPTING_STATES:
             try:
                 if connection.state is State.resuming:
@@ -201,9 +201,9 @@ class CommandHandler:
         try:
             identity = self._tokens.identify(message.token, self._clock.to_unix(now))
         except UnknownKey as error:
-            if waits and self._waiting_count < self._max_waiting:
-                self._waiting_count += 1
-                self._new_waiting.append(WaitingRefresh(connection, message))
+            if waits and self._pending_count < self._max_pending:
+                self._pending_count += 1
+                self._new_refreshes.append(PendingRefresh(connection, message))
                 return
             code = error.code if self._tokens.has_keys else "keys_unavailable"
             raise InvalidMessage(code, error.message, error.hint) from None

@@ -58,7 +58,7 @@ class DialectHandler:
     def __init__(
         self,
         dialect: Dialect,
-        recent: RecentLog,
+        recent_log: RecentLog,
         dispatcher: Dispatcher,
         inbound_limits: InboundLimits,
         handshake: Handshake,
@@ -73,14 +73,14 @@ class DialectHandler:
         self._clock = clock
         self.usage = DialectUsage()
         self._dialect = dialect
-        self._log = recent
+        self._log = recent_log
         self._dispatcher = dispatcher
         self._inbound_limits = inbound_limits
         self._handshake = handshake
         self._users = users
         self._connections = connections
         self._totals = totals
-        self._catalog = recent.catalog
+        self._catalog = recent_log.catalog
         self._warns = warns
         self._replays = replays
         self._codecs: WeakValueDictionary[tuple[View, Hashable], DialectCodec] = WeakValueDictionary()

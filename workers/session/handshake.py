@@ -33,7 +33,7 @@ from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.delivery.dispatcher import UNREAD, Dispatcher
-from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.delivery.known_rings import KnownRings
 from solowire.workers.session.inbound_limits import initial_subscriptions
 from solowire.workers.session.replay_budget import ReplayBudget
 from solowire.workers.session.replay_requests import RECENT, ReplayScheduler, ReplayTask
@@ -62,14 +62,14 @@ class Handshake:
 
     def __init__(
         self,
-        recent: RecentLog,
-        pacing: Conflator,
-        delivery: Dispatcher,
+        recent_log: RecentLog,
+        conflator: Conflator,
+        dispatcher: Dispatcher,
         sockets: Sockets,
         timers: Timers,
-        trail: ConnectionAudit,
+        audit: ConnectionAudit,
         budget: ReplayBudget,
-        rings: RingHistory,
+        rings: KnownRings,
         clock: Clock,
         *,
         roles: Mapping[str, Role],
@@ -77,12 +77,12 @@ class Handshake:
         session: SessionSettings,
         replay: ReplaySettings,
     ) -> None:
-        self._log = recent
-        self._conflator = pacing
-        self._dispatcher = delivery
+        self._log = recent_log
+        self._conflator = conflator
+        self._dispatcher = dispatcher
         self._sockets = sockets
         self._timers = timers
-        self._connection_audit = trail
+        self._connection_audit = audit
         self._budget = budget
         self._roles = roles
         self._catalog = catalog
@@ -91,7 +91,7 @@ class Handshake:
         self._resumed: list[Connection] = []
         self._response_count = 0  # of the router, to what was asked for those who come back
         self.replays = ReplayScheduler(
-            recent,
+            recent_log,
             rings,
             clock,
             concurrent=replay.max_concurrent,
@@ -273,22 +273,22 @@ class Handshake:
         connection.reader.stand_at(cursor, self._conflator.newest_release, full_until=full_until)
         feed = self._dispatcher.join_feed(connection, resolved.selection, now)
         if replay is not None:
-            told = replay.hello.resume.cursor if replay.hello.resume else 0
+            cursor_shown = replay.hello.resume.cursor if replay.hello.resume else 0
             frames = [
-                self._deferred_frames(feed, connection.identity.user, told),
+                self._deferred_frames(feed, connection.identity.user, cursor_shown),
                 feed.build_frames(replay.fragments, replay.cursor),
             ]
         else:
             # A cursor says what has arrived: one that is cut off before the states must come back for them.
             before, states = feed.build_state_frames(connection.identity.user, self._log.position)
             frames = [states]
-            told = self._log.position if before is None else before
+            cursor_shown = self._log.position if before is None else before
         welcome = Welcome(
             session=connection.session,
             user=connection.identity.user,
             role=connection.identity.role,
             epoch=self._log.epoch,
-            cursor=told,
+            cursor=cursor_shown,
             resumed=replay is not None,
             subscriptions=resolved.names,
             denied=resolved.denied,

@@ -2,7 +2,7 @@
 
     cursor > log.position           it comes from a shard that was ahead: ask whether the cursor is known, wait
     cursor < log.floor              it is older than the recent log: fetch what lies between, keep what its feed accepts
-    cursor < whole_from(user)       its own events of before went to another shard: fetch those, into the log
+    cursor < find_personal_start(user)       its own events of before went to another shard: fetch those, into the log
     much lies behind the cursor     measure whether what the client may see of it is too much
 
 What it keeps true: a resume is granted when all of it is here, and not before; it is refused with a reason, or comes to
@@ -25,7 +25,7 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.protocol.messages import Hello
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
-from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.delivery.known_rings import KnownRings
 
 RECORDS_A_STEP = 50
 OWN_RECORDS_A_STEP = 10
@@ -128,15 +128,15 @@ class ReplayScheduler:
 
     def __init__(
         self,
-        recent: RecentLog,
-        rings: RingHistory,
+        recent_log: RecentLog,
+        rings: KnownRings,
         clock: Clock,
         *,
         concurrent: int,
         max_bytes: int,
         record_rank: float = 0.0,
     ) -> None:
-        self._log = recent
+        self._log = recent_log
         self._concurrent = concurrent
         self._max_bytes = max_bytes
         self.questions: list[backplane.ReplayRequest | backplane.ReplayCancel] = []
@@ -289,12 +289,12 @@ class ReplayScheduler:
 
     def _is_incomplete(self, replay: ReplayTask) -> bool:
         here = self._log.start_offset <= replay.cursor <= self._log.position
-        return not here or max(replay.cursor, replay.own_upto) < self._rings.whole_from(replay.user)
+        return not here or max(replay.cursor, replay.own_upto) < self._rings.find_personal_start(replay.user)
 
     def _step(self, replay: ReplayTask) -> None:
         """Goes on to the next thing that is lacking, or is done."""
         cursor = replay.cursor
-        whole_from = self._rings.whole_from(replay.user)
+        find_personal_start = self._rings.find_personal_start(replay.user)
         if cursor > self._log.position:
             if replay.is_cursor_known:
                 self._ahead[replay.connection] = replay
@@ -304,8 +304,8 @@ class ReplayScheduler:
                 self._fetch(replay, cursor, cursor, personal=False)
         elif cursor < self._log.start_offset:
             self._fetch(replay, cursor, self._log.start_offset, personal=False)
-        elif max(cursor, replay.own_upto) < whole_from:
-            self._fetch(replay, max(cursor, replay.own_upto), whole_from, personal=True)
+        elif max(cursor, replay.own_upto) < find_personal_start:
+            self._fetch(replay, max(cursor, replay.own_upto), find_personal_start, personal=True)
         elif not self._is_measured(replay):
             self._ready[replay.connection] = replay
         else:

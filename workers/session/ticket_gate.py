@@ -17,7 +17,7 @@ from solowire.model.access import Identity
 from solowire.workers.capacity.slots import RETRY_SECONDS, SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
-from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.delivery.known_rings import KnownRings
 from solowire.workers.session.signed_out_tokens import SignedOutTokens
 
 
@@ -29,7 +29,7 @@ class SlotRefusal(msgspec.Struct, frozen=True, gc=False):
 
 
 class TicketGate:
-    """Redeems tickets. index: the shard's. on_duplicate: `replace` or `reject`. boot: of this process."""
+    """Redeems tickets. index: the shard's. on_duplicate: `replace` or `reject`. incarnation: of this process."""
 
     def __init__(
         self,
@@ -38,9 +38,9 @@ class TicketGate:
         users: UserRegistry,
         admission: SlotManager,
         on_duplicate: str,
-        rings: RingHistory,
+        rings: KnownRings,
         *,
-        boot: str = "",
+        incarnation: str = "",
     ) -> None:
         self._index = index
         self._tokens = tokens
@@ -48,7 +48,7 @@ class TicketGate:
         self._slot_manager = admission
         self._on_duplicate = on_duplicate
         self._rings = rings
-        self._boot = boot
+        self._incarnation = incarnation
         self._used = UsedTickets()
         self.signed_out = SignedOutTokens()
 
@@ -104,7 +104,7 @@ class TicketGate:
                 "ask /v1/connect again",
                 retry_after=1,
             )
-        if redeemed.boot not in ("", self._boot):  # which one before this one took, nobody knows any more
+        if redeemed.incarnation not in ("", self._incarnation):  # which one before this one took, nobody knows any more
             raise RequestRejected(
                 503,
                 "wrong_shard",

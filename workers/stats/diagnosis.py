@@ -19,7 +19,7 @@ NEWEST_ENTRIES = 10_000
 TYPES_NAMED = 8
 
 
-def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, Any]:
+def diagnose(shard: Shard, reporter: ShardReporter, now: float) -> dict[str, Any]:
     """The slowest feeds, the largest frames, the top publishers and types, and the connections that lag."""
     feeds = list(shard.feeds)
     slowest = sorted((f for f in feeds if f.behind), key=_oldest)
@@ -36,7 +36,7 @@ def diagnose(shard: Shard, reporting: ShardReporter, now: float) -> dict[str, An
         "lagging": len(shard.dispatcher.find_lagging()),
         "slowest_connections": [
             {name: about[name] for name in ("user", "session", "address", "lag_offsets", "lag_s", "blocked_s")}
-            for about in reporting.list_slowest(now, MOST)
+            for about in reporter.list_slowest(now, MOST)
         ],
     }
 

@@ -356,7 +356,7 @@ async def test_a_compressed_request_is_published(house: House) -> None:
 async def test_a_compressed_request_gives_others_their_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is decompressed in steps, between which the loop does whatever else is due."""
     monkeypatch.setattr("solowire.gateway.publish.content_encoding.STEP_BYTES", 1000)
-    monkeypatch.setattr("solowire.gateway.publish.parsing_turns.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("solowire.gateway.publish.parser_turns.TURN_SECONDS", 0.0)
     turns = 0
 
     async def count() -> None:
@@ -457,7 +457,7 @@ async def test_a_request_whose_place_was_taken_while_it_waited_to_be_parsed_is_n
             house.intake.reserve(user, time.monotonic())
         return list(steps)
 
-    monkeypatch.setattr("solowire.gateway.publish.parsing_turns.ParsingTurns.run", run)
+    monkeypatch.setattr("solowire.gateway.publish.parser_turns.ParserTurns.run", run)
     assert await house.answers(Client(house.token("ann"), EVENTS).ends()) == (408, "too_slow")
     assert (house.published, house.intake.requests) == (0, 4)
 

@@ -59,7 +59,7 @@ class Process:
                 self.disconnect(group)
 
     def say(self, now: float, *, beat: bool = True) -> None:
-        slots = self.leases.usage_report(self.clock(now), beat=beat)
+        slots = self.leases.usage_report(self.clock(now), is_heartbeat=beat)
         if not self.cut:
             self.to_router.append(slots)
 

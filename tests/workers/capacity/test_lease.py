@@ -13,7 +13,7 @@ from solowire.workers.capacity.lease import ANSWERS_AWAITED, WANTED_GROUPS, Shar
 def leases(spare: int = 0, capped: tuple[str, ...] = (), seconds: float = 100.0, **slots: int) -> ShardLease:
     """With a lease in force, as of second 0."""
     made = ShardLease()
-    asked = made.usage_report(0.0, beat=True).seq
+    asked = made.usage_report(0.0, is_heartbeat=True).seq
     made.apply(Lease(10, asked, seconds, slots, spare, list(capped)))
     return made
 
@@ -99,7 +99,7 @@ def test_an_older_lease_changes_nothing() -> None:
 def test_the_same_lease_only_lasts_longer() -> None:
     """A lease is renewed with each heartbeat, and stays what it is."""
     made = leases(spare=2)
-    asked = made.usage_report(50.0, beat=True).seq
+    asked = made.usage_report(50.0, is_heartbeat=True).seq
     assert not made.apply(Lease(10, asked, 100.0, {}, 2))
     assert made.ends_at == 150.0
     assert not made.wants_report
@@ -116,7 +116,7 @@ def test_what_was_asked_is_not_remembered_for_ever() -> None:
     """A router that never answers costs a shard no memory."""
     made = ShardLease()
     for n in range(1000):
-        made.usage_report(float(n), beat=True)
+        made.usage_report(float(n), is_heartbeat=True)
     assert len(made._sent_at) == ANSWERS_AWAITED
 
 
@@ -138,7 +138,7 @@ def test_the_router_is_asked_once_between_two_heartbeats() -> None:
     made.usage_report(1.0)
     made.acquire("operator", 1.0)
     assert not made.wants_report
-    made.usage_report(1.5, beat=True)
+    made.usage_report(1.5, is_heartbeat=True)
     made.acquire("viewer", 2.0)
     assert not made.wants_report  # it knows of those, and its lease is still the same
     made.acquire("admin", 2.0)

@@ -110,7 +110,7 @@ class Shards:
     def beat(self, times: int = 1) -> None:
         for _ in range(times):
             for index, admission in enumerate(self.admissions):
-                slots = admission.usage_report(self.now, beat=True)
+                slots = admission.usage_report(self.now, is_heartbeat=True)
                 for name, lease in self.coordinator.on_usage_report(b"%d" % index, slots, self.now):
                     self.admissions[int(name)].apply_lease(lease)
             self.now += HEARTBEAT_SECONDS

@@ -224,7 +224,7 @@ async def test_who_shows_a_good_ticket_is_refused_by_name(site: Site) -> None:
 async def test_a_refusal_for_want_of_a_slot_is_told_to_the_router_at_once(site: Site) -> None:
     """The first under a lease has the router asked; those after it, of which it hears anyway, cost nothing."""
     site.bench.grant_lease(spare=0)
-    site.shard.lease_usage_report(site.bench.now, beat=True)
+    site.shard.lease_usage_report(site.bench.now, is_heartbeat=True)
     for user in ("ann", "ben", "cid"):
         assert await site.refusal(site.ticket(user)) == (503, "over_limit")
         if site.changes:

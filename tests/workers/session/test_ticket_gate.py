@@ -14,7 +14,7 @@ from solowire.protocol.messages import Codec
 from solowire.workers.capacity.slots import SlotManager
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.users import UserRegistry
-from solowire.workers.delivery.ring_history import RingHistory
+from solowire.workers.delivery.known_rings import KnownRings
 from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 TOKENS = Tokens("a secret that is long enough for anybody", ROLES, domain=DNS)
@@ -30,7 +30,7 @@ class Place:
         self.admission = SlotManager()
         self.admission.apply_lease(Lease(1, self.admission.usage_report(0.0).seq, 1e6, {}, slots, []))
         self.replaced: list[Connection] = []
-        rings = RingHistory(0)
+        rings = KnownRings(0)
         rings.add_ring(Ring((0, 19)), 0, 0)
         self.entrance = TicketGate(
             0,
@@ -39,7 +39,7 @@ class Place:
             self.admission,
             on_duplicate,
             rings,
-            boot="this",
+            incarnation="this",
         )
 
     def admit(self, ticket: str, *, leaving: bool = False, ready: bool = True) -> Ticket:
@@ -96,7 +96,7 @@ def test_a_refusal_says_who_it_was(user: str, state: dict[str, bool], code: str)
 def test_a_ticket_is_for_the_process_that_it_was_made_for(boot: str, comes_in: bool) -> None:
     """One that was made for the shard's process before this one may have been used there; "": it says of none."""
     place = Place(5)
-    shown = TOKENS.issue_ticket(ALICE, 0, "a", WALL, boot=boot)
+    shown = TOKENS.issue_ticket(ALICE, 0, "a", WALL, incarnation=boot)
     if comes_in:
         assert place.admit(shown).identity.user == "alice"
         return

@@ -68,19 +68,19 @@ def read_command(raw: str | bytes) -> Command:
     if isinstance(raw, bytes):
         raise ClientFault("invalid_message", "a message is a JSON text, and this one is binary")
     try:
-        said = _decode(raw)
+        message = _decode(raw)
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
         raise ClientFault("invalid_json", "the message is not valid JSON") from None
-    if not isinstance(said, dict) or not isinstance(said.get("type"), str):
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ClientFault("invalid_message", "a message is a JSON object with a text 'type'")
-    name: str = said["type"]
+    name: str = message["type"]
     if name not in MESSAGE_TYPES:
         shown = name[:_SAID].encode("ascii", "backslashreplace").decode()
         raise ClientFault("unknown_message_type", f"there is no message of type {shown!r}")
-    data = said.get("data")
+    data = message.get("data")
     data = data if isinstance(data, dict) else {}
     if name in CHANGES:
-        return Command(name, change=_read_change(name, said, data))
+        return Command(name, change=_read_change(name, message, data))
     if name == "get_recent_events":
         return Command(name, details={"limit": _read_limit(data.get("limit", 50))})
     if name in REPLAYS:
@@ -88,10 +88,10 @@ def read_command(raw: str | bytes) -> Command:
     return Command(name)
 
 
-def _read_change(name: str, said: dict[str, Any], data: dict[str, Any]) -> Change:
+def _read_change(name: str, message: dict[str, Any], data: dict[str, Any]) -> Change:
     by_category = name == "subscribe_category"
     words = ("categories", "category") if by_category else _WORDS
-    found = next((place[word] for place in (said, data) for word in words if place.get(word) is not None), None)
+    found = next((place[word] for place in (message, data) for word in words if place.get(word) is not None), None)
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
         raise ClientFault("invalid_message", f"{name} needs a list of texts in {words[0]!r}", name)

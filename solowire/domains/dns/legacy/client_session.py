@@ -148,16 +148,16 @@ class LegacySession:
     def _change_names(self, command: Command, change: Change) -> None:
         self._form, self._faults, self._categories = command.type, [], []
         names: list[str] = []
-        for said in change.names:
+        for name in change.names:
             if change.by_category:
-                found: Collection[str] = self._known.find_category(said)
+                found: Collection[str] = self._known.find_category(name)
             else:
-                found = (said,) if self._known.find_types(said) else ()
+                found = (name,) if self._known.find_types(name) else ()
             if not found:
                 what = "category" if change.by_category else "event type"
-                self._faults.append(f"unknown {what}: {said[:_SAID]}")
+                self._faults.append(f"unknown {what}: {name[:_SAID]}")
             elif change.by_category:
-                self._categories.append(said)
+                self._categories.append(name)
             names += found
         if change.adds:
             self._wanted = {**self._names, **dict.fromkeys(names)}

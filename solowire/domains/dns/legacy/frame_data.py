@@ -83,8 +83,8 @@ def make_config_change(event: Event, data: Data) -> Data:
 
 def make_bind_reload(event: Event, data: Data) -> Data:
     success = data.get("success") is True
-    said = data.get("message") or data.get("error")
-    return {**data, "success": success, "message": _text(said, "BIND reloaded" if success else "BIND did not reload")}
+    text = data.get("message") or data.get("error")
+    return {**data, "success": success, "message": _text(text, "BIND reloaded" if success else "BIND did not reload")}
 
 
 def make_forwarder(data: Mapping[str, Any], *, id: object, seen: str) -> Data:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solowire.errors import RequestRejected
-from solowire.gateway.front.body_framing import CHUNK_BYTES, FREE_CHUNKS, LINE_BYTES, TRAILER_LINES, Body, make_body
+from solowire.gateway.front.request_body import CHUNK_BYTES, FREE_CHUNKS, LINE_BYTES, TRAILER_LINES, Body, make_body
 from solowire.protocol.opening_handshake import read_framing
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

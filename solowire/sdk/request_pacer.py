@@ -25,7 +25,7 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 10.0
 logger = logging.getLogger("solowire.client")
 
 
-class RequestPacing:
+class RequestPacer:
     """The turns of one client's messages, on the loop's clock."""
 
     def __init__(self, warnings: WarningPace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from solowire.gateway.publish.parsing_turns import TURN_SECONDS, ParsingTurns
+from solowire.gateway.publish.parser_turns import TURN_SECONDS, ParserTurns
 
 
 class Bodies:
@@ -16,7 +16,7 @@ class Bodies:
     def __init__(self) -> None:
         self.now = 0.0
         self.order: list[str] = []
-        self.turns = ParsingTurns(lambda: self.now)
+        self.turns = ParserTurns(lambda: self.now)
 
     def steps(self, name: str, count: int, fails: bool = False) -> Iterator[str | None]:
         for number in range(count):

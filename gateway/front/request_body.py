@@ -1,4 +1,4 @@
-"""The framing of an HTTP/1.1 body (RFC 9112, section 6): it says where it ends. No socket, no clock.
+"""The body of an HTTP/1.1 request, by its framing (RFC 9112, section 6): where it ends. No socket, no clock.
 
 What it keeps true: a body is measured in one way only, or its request is refused: both a length and chunks, two
 lengths, another coding than chunked, a chunk size that is no plain hexadecimal number are each an error.

@@ -26,7 +26,7 @@ class _Queue:
         self.lock = asyncio.Lock()  # wakes whoever has waited longest
 
 
-class ParsingTurns:
+class ParserTurns:
     """Gives the event loop its turns while a large request is parsed. clock: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -22,7 +22,7 @@ SECURE = ("https", "wss")
 _SCHEMES = ("http", "ws", *SECURE)
 
 
-class ForwardingHeaders(NamedTuple):
+class ForwardedHeaders(NamedTuple):
     """The headers of a request, each as one list: those that came several times are joined by commas."""
 
     x_for: str = ""
@@ -43,16 +43,16 @@ class Element(NamedTuple):
     host: str = ""
 
 
-FORWARDING_HEADERS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
+FORWARDED_HEADERS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
 
 
-def collect_forwarding(headers: Iterable[tuple[str, str]]) -> ForwardingHeaders:
+def collect_forwarded(headers: Iterable[tuple[str, str]]) -> ForwardedHeaders:
     """Collects what proxies say of a request. headers: names in whatever case."""
-    found: dict[str, list[str]] = {name: [] for name in FORWARDING_HEADERS}
+    found: dict[str, list[str]] = {name: [] for name in FORWARDED_HEADERS}
     for name, value in headers:
         if (folded := name.lower()) in found:
             found[folded].append(value)
-    return ForwardingHeaders(*(",".join(found[name]) for name in FORWARDING_HEADERS))
+    return ForwardedHeaders(*(",".join(found[name]) for name in FORWARDED_HEADERS))
 
 
 def parse_forwarded(text: str) -> list[Element]:
@@ -68,7 +68,7 @@ def parse_forwarded(text: str) -> list[Element]:
     return elements
 
 
-def parse_lists(said: ForwardingHeaders) -> list[Element]:
+def parse_lists(headers: ForwardedHeaders) -> list[Element]:
     """The elements of the X-Forwarded-… lists, the nearest proxy's first.
 
     Where a list is as long as that of the addresses each proxy has written into both; else what was asked for first is
@@ -76,7 +76,7 @@ def parse_lists(said: ForwardingHeaders) -> list[Element]:
     """
     nodes, schemes, hosts = (
         [entry.strip() for entry in text.split(",")][-MAX_ELEMENTS:] if text else []
-        for text in (said.x_for, said.x_proto, said.x_host)
+        for text in (headers.x_for, headers.x_proto, headers.x_host)
     )
     count = max(1, len(nodes))
 

@@ -6,7 +6,7 @@ import pytest
 
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
-from solowire.workers.capacity.rebalancing import GATEWAYS_KNOW_SECONDS, Rebalancer
+from solowire.workers.capacity.rebalancer import GATEWAYS_KNOW_SECONDS, Rebalancer
 from solowire.workers.connections.connection import Connection, State
 
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solowire.gateway.admission.client_address import ClientAddressResolver
-from solowire.gateway.admission.forwarding import (
+from solowire.gateway.admission.forwarded_headers import (
     Element,
-    ForwardingHeaders,
-    collect_forwarding,
+    ForwardedHeaders,
+    collect_forwarded,
     parse_forwarded,
     parse_host,
     parse_lists,
@@ -50,10 +50,10 @@ def test_forwarded_is_read_from_its_right_end(text: str, elements: list[Element]
 
 def test_lists_that_are_as_long_as_that_of_the_addresses() -> None:
     """Each proxy has written into both; else the first entry is what the client has asked for."""
-    both = parse_lists(ForwardingHeaders("192.0.2.1, 10.0.0.1", "https, http", "a, b"))
+    both = parse_lists(ForwardedHeaders("192.0.2.1, 10.0.0.1", "https, http", "a, b"))
     assert both == [Element("10.0.0.1", "http", "b"), Element("192.0.2.1", "https", "a")]
-    assert {element.scheme for element in parse_lists(ForwardingHeaders("1.1.1.1, 10.0.0.1", "https"))} == {"https"}
-    assert parse_lists(ForwardingHeaders(x_proto=", https, http")) == [Element("", "https", "")]
+    assert {element.scheme for element in parse_lists(ForwardedHeaders("1.1.1.1, 10.0.0.1", "https"))} == {"https"}
+    assert parse_lists(ForwardedHeaders(x_proto=", https, http")) == [Element("", "https", "")]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_hosts(text: str, host: str | None) -> None:
 
 
 def asked(peer: str = "10.1.1.1", header: str = "auto", **headers: str) -> tuple[str | None, str | None]:
-    said = collect_forwarding((name.replace("_", "-").title(), value) for name, value in headers.items())
+    said = collect_forwarded((name.replace("_", "-").title(), value) for name, value in headers.items())
     return ClientAddressResolver(["10.0.0.0/8"], header).resolve_origin(peer, said)
 
 
@@ -102,7 +102,7 @@ def test_only_trusted_proxies_are_believed() -> None:
     """A client that says how it has come is not."""
     said = {"x_forwarded_proto": "https", "x_forwarded_host": "a.example", "forwarded": "proto=https;host=a.example"}
     assert asked("203.0.113.5", **said) == (None, None)
-    assert ClientAddressResolver().resolve_origin("10.1.1.1", ForwardingHeaders("", "https", "a.example")) == (
+    assert ClientAddressResolver().resolve_origin("10.1.1.1", ForwardedHeaders("", "https", "a.example")) == (
         None,
         None,
     )
@@ -113,18 +113,18 @@ def test_what_stands_left_of_a_stranger_is_the_strangers() -> None:
     """The element that counts is that of the last trusted proxy, which has seen the client."""
     forwarded = "for=6.6.6.6;proto=http;host=evil, for=192.0.2.1;proto=https;host=good, for=10.0.0.2;proto=http;host=in"
     assert asked(forwarded=forwarded) == ("https", "good")
-    assert PROXIES.resolve_client("10.1.1.1", ForwardingHeaders(forwarded=forwarded)) == "192.0.2.1"
+    assert PROXIES.resolve_client("10.1.1.1", ForwardedHeaders(forwarded=forwarded)) == "192.0.2.1"
     assert asked(x_forwarded_for="6.6.6.6, 192.0.2.1", x_forwarded_proto="http, https") == ("https", None)
 
 
 def test_the_header_that_proxies_do_not_write_is_not_looked_at() -> None:
     """It came through them as the client wrote it."""
-    said = ForwardingHeaders(x_for="6.6.6.6", forwarded="for=192.0.2.1")
+    said = ForwardedHeaders(x_for="6.6.6.6", forwarded="for=192.0.2.1")
     assert ClientAddressResolver(["10.0.0.0/8"], "forwarded").resolve_client("10.1.1.1", said) == "192.0.2.1"
     assert ClientAddressResolver(["10.0.0.0/8"], "x-forwarded").resolve_client("10.1.1.1", said) == "6.6.6.6"
     assert (
         ClientAddressResolver(["10.0.0.0/8"], "x-forwarded").resolve_client(
-            "10.1.1.1", ForwardingHeaders(forwarded="for=1.1.1.1")
+            "10.1.1.1", ForwardedHeaders(forwarded="for=1.1.1.1")
         )
         == "10.1.1.1"
     )
@@ -137,9 +137,9 @@ def test_the_header_that_proxies_do_not_write_is_not_looked_at() -> None:
 def test_whatever_is_written_there_is_read_or_not(text: str, likely: str) -> None:
     """No header ends anything, and what a client writes to the left of a proxy's element changes nothing."""
     for claim in (text, likely):
-        parse_lists(ForwardingHeaders(claim, claim, claim))
+        parse_lists(ForwardedHeaders(claim, claim, claim))
         parse_host(claim)
         parse_forwarded(claim)
-        said = ForwardingHeaders(forwarded=f"{claim}, for=192.0.2.1")
+        said = ForwardedHeaders(forwarded=f"{claim}, for=192.0.2.1")
         if claim.count('"') % 2 == 0 and "\\" not in claim:
             assert PROXIES.resolve_client("10.1.1.1", said) == "192.0.2.1"

@@ -29,7 +29,7 @@ class Rebalancer:
         self.pause_s = 1 / per_second
         self.ring_version = -1
         self.completed_version = -1
-        self._waiting: deque[Connection] = deque()
+        self._queue: deque[Connection] = deque()
         self._lease_pause_s: float | None = None  # instead of `pause_s`, while there is no lease
 
     def reset(self) -> None:
@@ -38,8 +38,8 @@ class Rebalancer:
 
     def schedule(self, connections: Iterable[Connection], now: float) -> None:
         """Those of these who stay are to go; nobody else is."""
-        self._waiting = deque(connection for connection in connections if connection.state not in ENDING_STATES)
-        if not self._waiting:
+        self._queue = deque(connection for connection in connections if connection.state not in ENDING_STATES)
+        if not self._queue:
             self.due_at = None
             self.completed_version = self.ring_version
         elif self.due_at is None:
@@ -50,14 +50,14 @@ class Rebalancer:
         self.schedule(connections, now)
         if within is not None:
             self.pause_s = min(self.pause_s, within / (len(connections) + 1))
-        if self._waiting:
+        if self._queue:
             self.due_at = now + GATEWAYS_KNOW_SECONDS
 
     def start_lease_expiry(self, connections: Iterable[Connection], now: float, within: float) -> int:
         """All of these go, within so many seconds; returns how many that are."""
         self.schedule(connections, now)
-        self._lease_pause_s = within / (len(self._waiting) + 1)
-        return len(self._waiting)
+        self._lease_pause_s = within / (len(self._queue) + 1)
+        return len(self._queue)
 
     def cancel_lease_expiry(self, connections: Iterable[Connection], now: float) -> None:
         """Whoever has not had its turn may stay, but for these."""
@@ -70,10 +70,10 @@ class Rebalancer:
         Its turn is over when it is named: what is done with it may lead back here.
         """
         while self.due_at is not None and now >= self.due_at:
-            if not self._waiting:
+            if not self._queue:
                 self.schedule((), now)
                 return None
-            connection = self._waiting.popleft()
+            connection = self._queue.popleft()
             if connection.state not in ENDING_STATES:
                 self.due_at += self.pause_s if self._lease_pause_s is None else self._lease_pause_s
                 return connection

@@ -1,4 +1,4 @@
-"""The pace of a shard's acknowledgements to the router.
+"""The schedule of a shard's acknowledgements to the router.
 
 What it keeps true: what has come is acknowledged at once after a pause, else when nothing more has come for
 QUIET_SECONDS, within ACK_SECONDS, and when it is half of what may be under way; but no more often. The router takes one
@@ -18,28 +18,28 @@ ACK_BYTES = 8 * 2**20
 """Half of what the router has under way to a shard."""
 
 
-class AckPacing:
+class AckSchedule:
     """Decides when the router gets an acknowledgement.
 
-    credit: events that may be under way. Times in seconds, monotonic. due: when to tell; infinity if never.
+    credit: events that may be under way. Times in seconds, monotonic. due_at: when to tell; infinity if never.
     """
 
     def __init__(self, credit: int) -> None:
-        self.due = inf
+        self.due_at = inf
         self._most_events = credit // 2
-        self._told_at = -inf
+        self._sent_at = -inf
         self._events = 0
         self._bytes = 0
 
-    def arrived(self, events: int, size: int, now: float) -> bool:
-        """So much has come, and is to be acknowledged; whether at once, else when it is `due`."""
+    def record_batch(self, events: int, size: int, now: float) -> bool:
+        """So much has come, and is to be acknowledged; whether at once, else at `due_at`."""
         self._events += events
         self._bytes += size
-        self.due = min(self._told_at + ACK_SECONDS, now + QUIET_SECONDS)
-        return now >= self.due or self._events >= self._most_events or self._bytes >= ACK_BYTES
+        self.due_at = min(self._sent_at + ACK_SECONDS, now + QUIET_SECONDS)
+        return now >= self.due_at or self._events >= self._most_events or self._bytes >= ACK_BYTES
 
-    def told(self, now: float) -> None:
+    def mark_sent(self, now: float) -> None:
         """It is acknowledged."""
-        self.due = inf
-        self._told_at = now
+        self.due_at = inf
+        self._sent_at = now
         self._events = self._bytes = 0
