@@ -1,4 +1,4 @@
-"""What is told of each query to whoever watches queries: rules, statistics.
+"""An observer of queries, rules or statistics: what it is told of each.
 
 It comes from dnstap or from the query log, whichever is set up, in the order in which queries become events: a query
 of dnstap when its answer is known, so a little out of the order of their times. Both can be set up at once; then each
