@@ -37,7 +37,7 @@ IMPORTERS = frozenset({"import_module", "__import__"})
 UNSEEN = "what no contract would see"
 CLOCKS = frozenset({"now", "utcnow", "today"})
 
-RINGS = ("ring", "ping", "logging", "encoding", "listing", "finding", "framing", "startdraining")
+RINGS = ("ring", "ping", "logging", "encoding", "listing", "finding", "framing", "meaning", "startdraining")
 CLAUSES = frozenset({"What", "Who", "Whom", "Whose", "Whether", "How", "When", "Where", "Which"})
 
 

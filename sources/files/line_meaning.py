@@ -1,4 +1,4 @@
-"""What one line of a log says: nothing that is looked for, something that makes no event, or an event."""
+"""The meaning of one line of a log: nothing that is looked for, something that makes no event, or an event."""
 
 from __future__ import annotations
 
