@@ -42,7 +42,9 @@ READY_SECONDS = 60.0
 RESTARTS_A_MINUTE = 5
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
-CHECK_SECONDS = 0.1
+CHECK_SECONDS = 0.5
+CHECKS_IN_TIME = 5
+"""So often it is looked, at least, within the time after which a silent child is stuck."""
 """How often the children's signs of life are read: five times or more in the shortest `process.watchdog_timeout_s`."""
 
 WRONG_SETTINGS = 2
@@ -228,6 +230,7 @@ class Supervisor:
 
     async def _kill_unresponsive(self) -> None:
         loop = asyncio.get_running_loop()
+        pause = min(CHECK_SECONDS, self._settings.process.watchdog_timeout_s / CHECKS_IN_TIME)
         while True:
             self._listen()
             stuck = self._watchdog.find_stuck(loop.time())
@@ -236,7 +239,7 @@ class Supervisor:
                     seconds = self._settings.process.watchdog_timeout_s
                     logger.error("process_unresponsive", process=child.name, stuck_s=seconds, hint=STUCK_HINT)
                     _signal(child, signal.SIGKILL)  # nothing else ends one that is stopped
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(pause)
 
     def _listen(self) -> None:
         """Takes in the children's signs of life, and tells those to reload that can be told by now."""
