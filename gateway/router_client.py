@@ -316,10 +316,20 @@ class RouterClient:
         answer: StatsResponse = await self._request(request, StatsRequest(request))
         return answer
 
-    async def drain_shard(self, identity: Identity, shard: int) -> int:
-        """Tells a shard to send its users away and end; returns how many there are. Raises RequestRejected."""
+    async def drain_shard(self, identity: Identity, shard: int, *, is_forced: bool) -> int:
+        """Tells a shard to send its users away and end; returns how many there are. Raises RequestRejected.
+
+        is_forced: also the last one that takes users.
+        """
         request = next(self._requests)
-        answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user))
+        answer: DrainResponse = await self._request(request, DrainRequest(request, shard, identity.user, is_forced))
+        if answer.is_last:
+            raise RequestRejected(
+                409,
+                "last_shard",
+                f"shard {shard} is the last one that takes users: without it nobody can connect",
+                "start another shard first, or drain it all the same with force=true",
+            )
         if answer.users is None:
             raise RequestRejected(404, "no_such_shard", f"there is no shard {shard}", "GET /v1/stats/shards lists them")
         logger.info("drain_requested", shard=shard, users=answer.users, by=identity.user)

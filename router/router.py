@@ -29,9 +29,7 @@ from solowire.backplane.messages import (
     Diagnose,
     DisconnectReport,
     DisconnectRequest,
-    DrainCommand,
     DrainRequest,
-    DrainResponse,
     Fenced,
     Heartbeat,
     HeartbeatResponse,
@@ -61,13 +59,13 @@ from solowire.backplane.messages import (
     StatsRequest,
     StatsResponse,
     Superseded,
-    UndrainCommand,
     UndrainRequest,
     UnrevokeRequest,
     UserConnectedElsewhere,
     UsersConnected,
 )
 from solowire.router.access.access_control import AccessControl
+from solowire.router.drains import Drains
 from solowire.router.history.history_queue import HistoryQueue
 from solowire.router.leases.coordinator import Coordinator, LeaseViolation
 from solowire.router.log.backpressure import (
@@ -166,6 +164,7 @@ class Router:
             limits or LimitsSettings(), now, now + wall_offset, journal.get_metadata_item("leases")
         )
         self.access = AccessControl(journal, self.members, send, audit, now + wall_offset)
+        self.drains = Drains(journal, self.members, send, audit)
         self.wall_offset = wall_offset
         self.events = 0
         self.duplicates = 0
@@ -233,18 +232,8 @@ class Router:
                 self._history.cancel(peer, message.request)
             case StatsRequest():
                 self._send(peer, self._make_stats_response(message))
-            case DrainRequest():
-                member = self.members.find_shard(message.shard)
-                asked = member is not None and self._send(member.name, DrainCommand())
-                users = member.stats.connections if member is not None and asked else None
-                self._audit("draining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users, member is not None))
-            case UndrainRequest():
-                member = self.members.find_shard(message.shard)
-                asked = member is not None and member.is_draining and self._send(member.name, UndrainCommand())
-                users = member.stats.connections if member is not None and asked else None
-                self._audit("undraining", user=message.by, shard=message.shard, users=users)
-                self._send(peer, DrainResponse(message.request, users, member is not None))
+            case DrainRequest() | UndrainRequest():
+                self.drains.receive(peer, message)
             case DisconnectRequest() | DisconnectReport() | RevokeRequest() | UnrevokeRequest() | KnownRevocations():
                 self.access.receive(peer, message, now, now + self.wall_offset)
             case StartDraining():
@@ -252,6 +241,9 @@ class Router:
                 self.coordinator.registry.mark_draining(peer)
                 self._broadcast_ring("shard_draining", peer, [])
             case Leave():
+                left = self.members.get_peer(peer)
+                if left is not None and left.address is not None and left.is_draining:
+                    self.drains.complete(left.address.index)
                 self._drop_cursor(peer)
                 self.members.remove_peer(peer)
                 self.coordinator.registry.drop_shard(peer)
@@ -446,7 +438,9 @@ class Router:
         if message.incarnation in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
-        for other in self.members.add_peer(peer, message, now):
+        self.drains.repeat_command(peer, message)
+        is_draining = message.is_draining or (message.shard is not None and self.drains.is_wanted(message.shard.index))
+        for other in self.members.add_peer(peer, msgspec.structs.replace(message, is_draining=is_draining), now):
             name, hint = (
                 other.name.decode(errors="replace"),
                 "another process joined as this shard; the older one exits",
@@ -459,7 +453,7 @@ class Router:
             holder = self.coordinator.registry.live.get(peer)
             has_left = holder is not None and holder.is_draining
             self.coordinator.registry.add_shard(peer, message.shard, now)
-            if message.is_draining:
+            if is_draining:
                 self.coordinator.registry.mark_draining(peer)
             elif has_left:
                 for shard, lease in self.coordinator.readmit(peer):

@@ -219,11 +219,21 @@ def create_app(
             found = await shard_client.fetch_user(user, None, drained, token)
         return {"user": user, "connections": found}
 
-    @post("/v1/shards/{index:int}/drain", status_code=202, summary="Empty a shard", tags=["administrators"])
-    async def drain(request: Req, index: int) -> dict[str, int]:
-        """The shard takes no new users, sends its own to the others at the set pace, and ends."""
+    @post(
+        "/v1/shards/{index:int}/drain",
+        status_code=202,
+        summary="Empty a shard",
+        tags=["administrators"],
+        operation_class=make_operation(409),
+    )
+    async def drain(request: Req, index: int, force: bool = False) -> dict[str, int]:
+        """The shard takes no new users, sends its own to the others at the set pace, and ends.
+
+        The last one that takes users is drained with `force=true` only: without it nobody could connect. A drain holds
+        until the shard has ended or is undrained, also if its process is killed and started again meanwhile.
+        """
         identity = await _administrator(request, "drain", shard=index)
-        return {"shard": index, "users": await gateway.drain_shard(identity, index)}
+        return {"shard": index, "users": await gateway.drain_shard(identity, index, is_forced=force)}
 
     @post(
         "/v1/shards/{index:int}/undrain",

@@ -279,15 +279,19 @@ class StartDraining(_BackplaneMessage, tag="start_draining"):
 
 
 class DrainRequest(_BackplaneMessage, tag="drain_request"):
-    """A gateway's wish that a shard leaves. Answered with Draining. by: the administrator's name."""
+    """A gateway's wish that a shard leaves. Answered with DrainResponse.
+
+    by: the administrator's name. is_forced: also if no other shard takes users.
+    """
 
     request: int
     shard: int
     by: str = ""
+    is_forced: bool = False
 
 
 class UndrainRequest(_BackplaneMessage, tag="undrain_request"):
-    """A gateway's wish that a shard that is being drained stays after all. Answered with Draining. by: as in Drain."""
+    """A gateway's wish that a shard that is being drained stays after all. Answered with DrainResponse."""
 
     request: int
     shard: int
@@ -472,12 +476,13 @@ class DrainResponse(_BackplaneMessage, tag="drain_response"):
     """The answer to DrainRequest and UndrainRequest.
 
     users: how many the shard has to send away; None if there is no such shard, or it is not being drained.
-    is_known: whether there is such a shard.
+    is_known: whether there is such a shard. is_last: it is not drained without force, since no other takes users.
     """
 
     request: int
     users: int | None
     is_known: bool = False
+    is_last: bool = False
 
 
 class Lease(_BackplaneMessage, tag="lease"):

@@ -276,7 +276,8 @@ def drain(config: Path | None, shard: int, force: bool, **options: Any) -> None:
         if sys.stdin is None or not sys.stdin.isatty():
             raise ConfigError(f"{text}; drain it all the same with --force")
         click.confirm(f"{text}. Drain it all the same?", abort=True)
-    asyncio.run(drained(settings.url, token, shard))
+        force = True
+    asyncio.run(drained(settings.url, token, shard, is_forced=force))
 
 
 @cli.command()

@@ -59,10 +59,10 @@ async def undrain(url: str, token: Token, shard: int) -> int:
     return users
 
 
-async def drain(url: str, token: Token, shard: int) -> None:
+async def drain(url: str, token: Token, shard: int, *, is_forced: bool) -> None:
     """Empties a shard, and says how far that has come, until it has gone. Raises ClientError."""
     async with GatewayRequests(url, token, _note) as gateway:
-        await gateway.ask("POST", f"/v1/shards/{shard}/drain", 202)
+        await gateway.ask("POST", f"/v1/shards/{shard}/drain" + ("?force=true" if is_forced else ""), 202)
         printed = None
         while (left := _count_users(shard, _shards(url, await gateway.watch(SHARDS)))) is not None:
             if left != printed:

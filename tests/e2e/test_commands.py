@@ -319,7 +319,10 @@ def test_errors_name_the_url_and_keep_the_hint(system: System, place: Path) -> N
     viewer = ["--token", system.token("ann", "viewer")]
     cases = (
         (["stats", *viewer], ["/v1/stats/shards answered 403", "role that does"]),
-        (["drain", "77", "--force"], ["/v1/shards/77/drain answered 404", "GET /v1/stats/shards lists them"]),
+        (
+            ["drain", "77", "--force"],
+            ["/v1/shards/77/drain?force=true answered 404", "GET /v1/stats/shards lists them"],
+        ),
         (["undrain", "0"], ["/v1/shards/0/undrain answered 409", "started again"]),
         (["publish", "custom.x", "{}", *viewer], ["/v1/events answered 403", "publisher"]),
         (["publish", "no_such_type", "{}"], ["/v1/events answered 400", "no_such_type"]),

@@ -128,7 +128,7 @@ def provoke(system: System, name: str, operation: dict[str, Any]) -> Iterator[tu
         yield 400, ask(system, name, admin, json={})
         yield 413, ask(system, name, admin, content=b" " * 3000)
         yield 415, ask(system, name, admin, content=b"x", headers={"content-encoding": "gzip"})
-    if name == "post /v1/shards/{index}/undrain":
+    if name in ("post /v1/shards/{index}/undrain", "post /v1/shards/{index}/drain"):
         yield 409, ask(system, name, admin)
     if name == "get /v1/events":
         yield 400, ask(system, f"{name}?since=yesterday", admin)

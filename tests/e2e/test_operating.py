@@ -377,3 +377,35 @@ async def test_the_last_shard_is_not_drained_without_a_word(tmp_path: Path) -> N
                     await system.publish({"type": "custom.x", "data": {}})
                     await session.events(1)
                 assert (await http.post("/v1/shards/1/undrain")).json()["code"] == "not_draining"
+
+
+async def test_the_last_shard_is_not_drained_by_the_api_without_force(tmp_path: Path) -> None:
+    """409, which says how; with force it goes."""
+    with running(tmp_path / "data", shards=1) as system:
+        async with system.http(system.token("root")) as http:
+            answer = await http.post("/v1/shards/0/drain")
+            assert (answer.status_code, answer.json()["code"]) == (409, "last_shard")
+            assert "force=true" in answer.json()["hint"]
+            assert (await http.post("/v1/shards/0/drain?force=maybe")).status_code == 400
+            assert (await http.post("/v1/shards/0/drain?force=false")).status_code == 409
+            assert (await http.post("/v1/shards/0/drain?force=true")).status_code == 202
+            system.wait_until(lambda: any('"process_drained"' in line for line in system.said()), "it has gone")
+
+
+async def test_a_shard_that_is_killed_while_it_is_drained_stays_drained(tmp_path: Path) -> None:
+    """The process that `up` starts in its place takes nobody, and ends; the next start is a new beginning."""
+    with running(tmp_path / "data", shards=2, settings={"SHARD__REBALANCE_USERS_PER_S": 1}) as system:
+        async with contextlib.AsyncExitStack() as stack, system.http(system.token("root")) as http:
+            for n in range(20):
+                user = system.user_on(1, f"stays{n}-")
+                await stack.enter_async_context(system.session(system.token(user), CUSTOM))
+            assert (await http.post("/v1/shards/1/drain")).status_code == 202
+            os.kill(system.pid_of("shard", "--index", "1"), signal.SIGKILL)
+            system.wait_until(lambda: any('"process_drained"' in line for line in system.said()), "it has gone")
+            assert any('"drain_resumed"' in line for line in system.said())
+            assert [row["shard"] for row in (await http.get("/v1/stats/shards")).json()] == [0]
+        assert system.stop() == 0
+        system.start()
+        async with system.http(system.token("root")) as http:
+            rows = (await http.get("/v1/stats/shards")).json()
+            assert [(row["shard"], row["draining"]) for row in rows] == [(0, False), (1, False)]

@@ -899,6 +899,7 @@ def test_what_waits_to_be_said_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_drain_is_audited_with_who_wanted_it() -> None:
     """The router, which does it, notes the administrator's name, and whether there was such a shard."""
     world = Alarmed()
+    world.join(0)
     world.join(3)
     for shard in (3, 4):
         world.router.receive(b"gateway-a", DrainRequest(1, shard, "root"), world.now)
