@@ -1,10 +1,9 @@
 """The router's decisions: who is there, what is in the log, who gets what of it.
 
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
-the ring and its version outlive the process, in the journal, so that a restart moves nobody. How many connections each
-shard may have is the coordinator's to say; what it must know again is in the journal, too, before anybody hears of it.
-Publishers are answered later, or refused, as long as a shard or the journal can't follow
-(`solowire.router.log.backpressure`).
+how many connections each shard may have is the coordinator's to say, and what that must know again is in the journal
+before anybody hears of it; so is the ring (`ring_announcer`). Publishers are answered later, or refused, as long as a
+shard or the journal can't follow (`solowire.router.log.backpressure`).
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -50,10 +49,7 @@ from solowire.backplane.messages import (
     ReplayCancel,
     ReplayRequest,
     RevokeRequest,
-    RingState,
     RouterMessage,
-    ShardAddress,
-    ShardReport,
     StartDraining,
     StateSnapshot,
     StatsRequest,
@@ -78,8 +74,10 @@ from solowire.router.log.journal import AppendResult, Journal, JournalHole, Jour
 from solowire.router.log.publisher_load import EVENT_BYTES, PublisherLoad
 from solowire.router.log.replay_queue import ReplayQueue, read_latest_states
 from solowire.router.log.shard_cursor import ShardCursor
-from solowire.router.membership import Membership, Peer
+from solowire.router.membership import Membership
 from solowire.router.monitoring.monitor import Monitor, MonitorResult
+from solowire.router.monitoring.shard_reports import ShardReports
+from solowire.router.ring_announcer import RingAnnouncer
 from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.runtime.settings.publish_settings import PublishSettings
 
@@ -101,27 +99,6 @@ UNAVAILABLE_SECONDS = 1.0
 
 MAX_INTERNAL_EVENTS = 1000
 """Events of the router's own that wait for a journal that takes nothing; the oldest are given up, and were logged."""
-
-
-class _StoredRing(msgspec.Struct):
-    """What the journal remembers of the ring."""
-
-    version: int
-    shards: list[ShardAddress]
-
-
-def _load_ring(journal: Journal) -> _StoredRing | None:
-    kept = journal.get_metadata_item("ring")
-    try:
-        return msgspec.msgpack.decode(kept, type=_StoredRing) if kept is not None else None
-    except Exception as error:  # to be without it costs a move of users, and to stop would cost all
-        logger.error(
-            "metadata_unreadable",
-            key="ring",
-            reason=str(error),
-            hint="the ring is built again from the shards that join",
-        )
-        return None
 
 
 class HistoryQuestions(Protocol):
@@ -193,11 +170,8 @@ class Router:
         self._delayed_answers: deque[tuple[float, bytes, PublishAck]] = (
             deque()
         )  # answers, with the time of their commit
-        ring = _load_ring(journal)
-        if ring is not None:
-            self.members.presume(ring.shards, ring.version, now)
-        self._ring = Ring(s.index for s in self.members.shards)
-        self._announced_version = self.members.version
+        self._announcer = RingAnnouncer(journal, self.members, self._cursors, send, self._sampler, now)
+        self.reports = ShardReports(journal, self.members, self._cursors)
 
     def receive(self, peer: bytes, message: PeerMessage, now: float) -> None:
         match message:
@@ -239,7 +213,7 @@ class Router:
             case StartDraining():
                 self.members.mark_draining(peer)
                 self.coordinator.registry.mark_draining(peer)
-                self._broadcast_ring("shard_draining", peer, [])
+                self._announcer.announce_change("shard_draining", peer, [])
             case Leave():
                 left = self.members.get_peer(peer)
                 if left is not None and left.address is not None and left.is_draining:
@@ -247,7 +221,7 @@ class Router:
                 self._drop_cursor(peer)
                 self.members.remove_peer(peer)
                 self.coordinator.registry.drop_shard(peer)
-                self._broadcast_ring("shard_left", peer, [])
+                self._announcer.announce_change("shard_left", peer, [])
 
     # ------------------------------------------------------------------------------------------------- the log
 
@@ -396,7 +370,9 @@ class Router:
             self.coordinator.registry.mark_lost(peer.name)
             hint = "it has exited or hangs; see its own log"
             logger.warning("peer_timed_out", peer=peer.name.decode(errors="replace"), hint=hint)
-        self._broadcast_ring("shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address])
+        self._announcer.announce_change(
+            "shard_lost", b"", [(p.address.index, p.stats.connections) for p in silent if p.address]
+        )
         for name, lease in self.coordinator.tick(now):
             self._send(name, lease)
         self.access.tick(now, now + self.wall_offset)
@@ -412,9 +388,7 @@ class Router:
         """Alerts and statistics go the way of every event, but that nobody waits for an answer: who may, gets them."""
         if self.monitor is None:
             return
-        reports = [
-            (member.name, report) for member in self.members if (report := self._make_report(member)) is not None
-        ]
+        reports = list(self.reports)
         gateways = [(member.name, member.stats) for member in self.members if member.address is None]
         result = MonitorResult([], [])
         try:
@@ -461,8 +435,8 @@ class Router:
                 self._persist_leases(now)
         self.access.on_join(peer, message)
         shard_cursor = self._make_cursor(peer, message, now)
-        if not self._broadcast_ring("shard_joined", peer, []):
-            self._send(peer, self._make_ring_state(peer, []))
+        if not self._announcer.announce_change("shard_joined", peer, []):
+            self._announcer.send_state(peer)
         if shard_cursor is not None:
             if message.epoch != self.journal.epoch:
                 self._send(
@@ -480,7 +454,7 @@ class Router:
             return
         others = [shard_cursor for shard_cursor in self._cursors.values() if shard_cursor is not owner]
         for user, connections in message.users if others else ():
-            if self._ring.owner(user) != owner.shard:
+            if self._announcer.ring.owner(user) != owner.shard:
                 continue  # by an older ring, or from outside it: the newer connections are those of its shard now
             for shard_cursor in others:
                 if shard_cursor.has_owned(user):
@@ -523,7 +497,7 @@ class Router:
             self._drop_cursor(peer)
             self._send(peer, Fenced(str(violation)))
             self.members.remove_peer(peer)
-            self._broadcast_ring("shard_fenced", peer, [])
+            self._announcer.announce_change("shard_fenced", peer, [])
             return []
         self._persist_leases(now)
         return leases
@@ -564,28 +538,6 @@ class Router:
         self._cursors[peer] = shard_cursor
         return shard_cursor
 
-    def _broadcast_ring(self, why: str, peer: bytes, lost: list[tuple[int, int]]) -> bool:
-        """Tells everyone the ring if it has changed since they were told."""
-        version = self.members.version
-        if version == self._announced_version:
-            return False
-        self._announced_version = version
-        self._ring = Ring(s.index for s in self.members.shards)
-        self.journal.put_metadata_item("ring", msgspec.msgpack.encode(_StoredRing(version, self.members.shards)))
-        name, shards = peer.decode(errors="replace"), sorted(self._ring.shards)
-        self._sampler.write("info", "ring_changed", reason=why, peer=name, shards=shards)
-        for shard_cursor in self._cursors.values():
-            shard_cursor.add_ring(self._ring, version)
-        for member in self.members:
-            self._send(member.name, self._make_ring_state(member.name, lost))
-        return True
-
-    def _make_ring_state(self, peer: bytes, lost: list[tuple[int, int]]) -> RingState:
-        shard_cursor = self._cursors.get(peer)
-        version = self.members.version
-        since = shard_cursor.personal_since if shard_cursor is not None else version
-        return RingState(self.journal.epoch, version, self.journal.last_offset, self.members.shards, since, lost)
-
     def _make_stats_response(self, message: StatsRequest) -> StatsResponse:
         journal = self.journal
         gateways = [member.stats for member in self.members if member.address is None]
@@ -595,20 +547,8 @@ class Router:
             journal.last_offset,
             self.events,
             self.duplicates,
-            self.make_reports(),
+            self.reports.list_present(),
             len(gateways),
             sum(stats.connections_rejected for stats in gateways),
             sum(stats.connections_rejected_per_s for stats in gateways),
         )
-
-    def make_reports(self) -> list[ShardReport]:
-        """What is known of each shard, in the order of their indexes."""
-        reports = [self._make_report(member) for member in self.members if member.address and not member.is_presumed]
-        return sorted((r for r in reports if r is not None), key=lambda report: report.address.index)
-
-    def _make_report(self, member: Peer) -> ShardReport | None:
-        shard_cursor = self._cursors.get(member.name)
-        if member.address is None or shard_cursor is None:
-            return None
-        lag = self.journal.last_offset - shard_cursor.acked
-        return ShardReport(member.address, member.stats, shard_cursor.in_flight, lag, member.is_draining)

@@ -162,7 +162,7 @@ class _RouterServer:
         yield "log_start_offset", "Offset after which the log begins.", router.journal.start_offset
         yield "gateways", "Connected gateways.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
-        reports = router.make_reports()
+        reports = router.reports.list_present()
         lags = {str(r.address.index): float(r.lag_offsets) for r in reports}
         yield LabelledSample("shard_lag_offsets", "Offsets that a shard has not acknowledged.", "shard", lags)
         inflight = {str(r.address.index): float(r.inflight_events) for r in reports}

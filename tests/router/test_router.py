@@ -249,7 +249,7 @@ def test_an_ack_from_the_future_is_no_more_than_all(world: World) -> None:
     world.publish(None)
     world.delivered(name)
     world.router.receive(name, LogAck("epoch-1", 1_000_000, 1000), world.now)
-    [report] = world.router.make_reports()
+    [report] = world.router.reports.list_present()
     assert report.lag_offsets == 0
     world.publish(None)
     assert world.delivered(name) == [2]
