@@ -145,8 +145,12 @@ class RouterClient:
 
     @property
     def is_router_alive(self) -> bool:
-        """Whether it can publish."""
         return self._link.is_router_alive
+
+    @property
+    def can_publish(self) -> bool:
+        """Whether there is a router, which has its journal."""
+        return self._link.is_router_alive and not self.is_journal_gone
 
     @property
     def dropped_count(self) -> int:

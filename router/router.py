@@ -173,6 +173,11 @@ class Router:
         self._announcer = RingAnnouncer(journal, self.members, self._cursors, send, self._sampler, now)
         self.reports = ShardReports(journal, self.members, self._cursors)
 
+    @property
+    def is_journal_available(self) -> bool:
+        """Whether the journal has taken what came last, and its file is there."""
+        return not self._is_unavailable and not self.journal.is_gone
+
     def receive(self, peer: bytes, message: PeerMessage, now: float) -> None:
         match message:
             case PublishRequest():

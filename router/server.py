@@ -160,6 +160,7 @@ class _RouterServer:
         yield "duplicate_events_total", "Published events that the log already had.", router.duplicates
         yield "log_end_offset", "Newest offset in the log.", router.journal.last_offset
         yield "log_start_offset", "Offset after which the log begins.", router.journal.start_offset
+        yield "journal_available", "Whether the journal takes events, 1 or 0.", float(router.is_journal_available)
         yield "gateways", "Connected gateways.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
         reports = router.reports.list_present()

@@ -299,7 +299,8 @@ def create_app(
     async def readyz() -> Response[dict[str, str]]:
         """Whether it can admit users: 503 until then.
 
-        `router` says whether it can publish, too: `alive`, `away`, or `journal_unavailable`.
+        `router` says whether it can publish, too: `alive`, `away`, or `journal_unavailable`. That is no 503: users
+        are served all the same, and no other gateway could publish either.
         """
         if gateway.is_ready:
             journal = "journal_unavailable" if gateway.is_journal_gone else "alive"

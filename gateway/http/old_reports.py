@@ -15,11 +15,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
+from solowire.model.dialect import GUIDE_PATH
 from solowire.observability.stats_summary import aggregate
 from solowire.protocol.dialect_requests import DialectRequests
 
 Req = Request[Any, Any, Any]
-GUIDE = "/docs/migration"
 _OPEN = "open "
 
 
@@ -30,20 +30,21 @@ def make_old_reports(
     dialect = dialects.dialect
     if dialect is None:
         return []
-    headers = {name.lower(): value for name, value in dialect.headers}
     guide = dialect.guide_file.read_text("utf-8")
 
     def make_report(path: str, describe: Callable[[Mapping[str, Any], str], dict[str, Any]]) -> HTTPRouteHandler:
+        headers = {name.lower(): value for name, value in dialect.make_headers(path)}
+
         @get(path, include_in_schema=False)
         async def report(request: Req) -> Response[dict[str, Any]]:
-            dialects.need_on()
+            dialects.need_on(path)
             await authorize(request, "stats")
             totals = await _fetch_totals(gateway)
             return Response(describe(totals, _format_now()), headers=headers)
 
         return report
 
-    @get(GUIDE, include_in_schema=False, media_type="text/markdown; charset=utf-8")
+    @get(GUIDE_PATH, include_in_schema=False, media_type="text/markdown; charset=utf-8")
     async def show_guide() -> str:
         return guide
 

@@ -30,6 +30,7 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
     SecurityScheme,
+    Server,
 )
 
 import solowire
@@ -38,7 +39,8 @@ from solowire.protocol.problem_details import PROBLEM_TYPE
 
 DOCS = "/docs"
 ASSETS = "/docs-assets"
-_SCRIPT = f"{DOCS}/page.js"
+_SCRIPT = f"{DOCS}/page.js".removeprefix("/")
+_ASSETS = ASSETS.removeprefix("/")
 PAGE_POLICY = (
     b"content-security-policy",
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -331,7 +333,8 @@ class _SwaggerPage(OpenAPIRenderPlugin):
     """Swagger UI's page. Litestar's own has its script and its style in it, which PAGE_POLICY is against."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return _PAGE
+        # Relative, since a proxy may serve it beneath a path of its own; at /docs/ it is one level deeper.
+        return _PAGE_BELOW if request.scope.get("raw_path", b"").endswith(b"/") else _PAGE
 
     def receive_router(self, router: Router) -> None:
         @get("/page.js", media_type="text/javascript", sync_to_thread=False)
@@ -348,25 +351,26 @@ _PAGE = f"""\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Solowire gateway</title>
-<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">
-<link rel="stylesheet" href="{ASSETS}/swagger-ui.css">
-<link rel="stylesheet" href="{ASSETS}/index.css">
-<script src="{ASSETS}/swagger-ui-bundle.js" defer></script>
+<link rel="icon" type="image/png" href="{_ASSETS}/favicon-32x32.png">
+<link rel="stylesheet" href="{_ASSETS}/swagger-ui.css">
+<link rel="stylesheet" href="{_ASSETS}/index.css">
+<script src="{_ASSETS}/swagger-ui-bundle.js" defer></script>
 <script src="{_SCRIPT}" defer></script>
 </head>
 <body><div id="page"></div></body>
 </html>
 """.encode()
-_PAGE_SCRIPT = f"""\
-SwaggerUIBundle({{
-  url: "{DOCS}/openapi.json",
+_PAGE_BELOW = _PAGE.replace(b'href="', b'href="../').replace(b'src="', b'src="../')
+_PAGE_SCRIPT = b"""\
+SwaggerUIBundle({
+  url: new URL("openapi.json", document.currentScript.src).href,
   dom_id: "#page",
   deepLinking: true,
   showExtensions: true,
   showCommonExtensions: true,
   validatorUrl: null,
-}});
-""".encode()
+});
+"""
 
 
 def make_openapi_config() -> OpenAPIConfig:
@@ -375,6 +379,7 @@ def make_openapi_config() -> OpenAPIConfig:
         title="Solowire gateway",
         version=solowire.__version__,
         path=DOCS,
+        servers=[Server(url="..", description="This gateway, seen from where this document is")],
         render_plugins=[_SwaggerPage(path="/")],
         components=Components(security_schemes={"bearer": bearer}),
         security=[{"bearer": []}],

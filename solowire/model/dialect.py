@@ -20,6 +20,14 @@ import msgspec
 
 from solowire.model.events import Event
 
+GUIDE_PATH = "/docs/migration"
+"""Where a gateway serves the dialect's guide, if settings name no other place."""
+
+
+def make_relative(path: str, seen_from: str) -> str:
+    """A path of this server as a reference from another one, which holds behind a proxy that cuts a prefix off both."""
+    return "../" * (seen_from.count("/") - 1) + path.removeprefix("/")
+
 
 class DialectPath(msgspec.Struct, frozen=True):
     """What a request's path says. kind: which of the dialect's connections. pattern: as it is counted.
@@ -115,15 +123,14 @@ class DialectSession(Protocol):
 class Dialect(Protocol):
     """A protocol of old clients, as a domain gives it.
 
-    name: in statistics. headers: of the answer that accepts a client, and of the refusal where it is off. guide: the
-    address of what to use instead.
+    name: in statistics. guide: the address of what to use instead.
     """
 
     @property
     def name(self) -> str: ...
 
-    @property
-    def headers(self) -> Sequence[tuple[str, str]]: ...
+    def make_headers(self, path: str) -> Sequence[tuple[str, str]]:
+        """Of the answer that accepts a client at a path, and of the refusal where the dialect is off."""
 
     @property
     def guide(self) -> str: ...

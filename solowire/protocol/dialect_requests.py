@@ -56,11 +56,11 @@ class DialectRequests:
             return None
         if not found.is_certain and not (self._is_on and is_old_browser(head.query, head.headers)):
             return None
-        self.need_on()
+        self.need_on(head.path)
         return found
 
-    def need_on(self) -> None:
-        """Raises RequestRejected where the dialect is off: 410, with the address of what to use instead."""
+    def need_on(self, path: str) -> None:
+        """Raises RequestRejected where the dialect is off: 410, and what to use instead. path: of the request."""
         dialect = self.dialect
         if dialect is None or self._is_on:
             return
@@ -70,7 +70,7 @@ class DialectRequests:
             "this WebSocket protocol is no longer served",
             f"use the unified connection: {dialect.guide} says how",
         )
-        error.headers = tuple((name.lower(), value) for name, value in dialect.headers)
+        error.headers = tuple((name.lower(), value) for name, value in dialect.make_headers(path))
         raise error
 
 

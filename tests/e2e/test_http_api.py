@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import msgspec
@@ -545,22 +546,37 @@ async def test_a_shards_client_port_tells_nothing_of_others(system: System, path
         problem_of(await http.get(f"{shard}/ws"), 426, "upgrade_required")
 
 
-async def test_the_documentation_needs_no_other_host(system: System) -> None:
-    """/docs loads everything it shows from the gateway: an administrator's network may have no way out."""
+@pytest.mark.parametrize("place", ["/docs", "/docs/"])
+async def test_the_documentation_needs_no_other_host(place: str, system: System) -> None:
+    """/docs loads everything it shows from the gateway: an administrator's network may have no way out.
+
+    All of it stands beside the page, so that a proxy may serve the gateway beneath a path of its own.
+    """
+    shown = f"https://dns.example/gateways/live{place}"  # the proxy cuts /gateways/live off
+
+    async def load(url: str, seen_from: str) -> str:
+        whole = urljoin(seen_from, url)
+        assert whole.startswith("https://dns.example/gateways/live/"), url
+        answer = await http.get(whole.removeprefix("https://dns.example/gateways/live"))
+        assert answer.status_code == 200, url
+        assert answer.content
+        return whole
+
     async with system.http() as http:
-        page = await http.get("/docs")
+        page = await http.get(place)
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
         loaded = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page.text)
         assert loaded
-        for url in loaded:
-            assert url.startswith("/"), url
-            assert not url.startswith("//"), url
-            answer = await http.get(url)
-            assert answer.status_code == 200, url
-            assert answer.content
-        foreign = re.findall(r"https?://[^\s\"'<>]+", page.text)
-        assert [url for url in foreign if not url.startswith(system.url)] == []
+        whole = [await load(url, shown) for url in loaded]
+        [script] = [url for url in whole if url.endswith("/page.js")]
+        [document] = re.findall(
+            r'new URL\("([^"]+)", document.currentScript.src\)', (await http.get("/docs/page.js")).text
+        )
+        described = await load(document, script)
+        [server] = (await http.get("/docs/openapi.json")).json()["servers"]
+        assert urljoin(described, server["url"]) == "https://dns.example/gateways/live/"
+        assert re.findall(r"https?://[^\s\"'<>]+", page.text) == []
 
 
 async def test_the_documentation_runs_nothing_but_the_gateways_own_files(system: System) -> None:

@@ -66,8 +66,19 @@ def test_a_journal_that_is_removed(system: System) -> None:
     system.wait_until(
         lambda: httpx.get(gateway, trust_env=False).json()["router"] == "journal_unavailable", "the gateway says it"
     )
+    assert httpx.get(gateway, trust_env=False).status_code == 200  # it serves users all the same
+    metrics = {
+        f"{system.url}/metrics": "solowire_gateway_publish_available",
+        router.replace("/readyz", "/metrics"): "solowire_router_journal_available",
+    }
+
+    def shows(value: str) -> bool:
+        return all(f"{name} {value}" in httpx.get(url, trust_env=False).text for url, name in metrics.items())
+
+    system.wait_until(lambda: shows("0.0"), "metrics say it")
     os.kill(system.pid_of("router"), signal.SIGKILL)
     system.wait_until(lambda: publish(system, secret).status_code == 200, "the new router takes events")
+    system.wait_until(lambda: shows("1.0"), "metrics say it")
     assert httpx.get(router, trust_env=False).status_code == 200
 
 

@@ -101,7 +101,8 @@ class ClientPort:
                 raise make_upgrade_required()
             check_origin(head, self._allowed_origins)
             codec, subprotocol = choose_codec(parse_subprotocols(head) if path is None else [])
-            more = self._dialects.dialect.headers if path is not None and self._dialects.dialect is not None else ()
+            dialect = self._dialects.dialect
+            more = dialect.make_headers(head.path) if path is not None and dialect is not None else ()
             answer = render_accept(head, subprotocol, [("X-Solowire-Shard", str(shard.index)), *more])
             takes_old = path is not None and path.is_certain
             admitted = shard.admit(_find_ticket(head), now, is_dialect=path is not None, takes_old=takes_old)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
+from solowire.model.dialect import GUIDE_PATH
+
 
 def _check_day(value: str) -> str:
     try:
@@ -38,5 +40,7 @@ class LegacySettings(BaseSettings):
         "2027-12-31", description="the day from which on old frontends are told that they are not served"
     )
     legacy_guide: str = Field(
-        "/docs/migration", pattern=r"[\x21-\x3b\x3d\x3f-\x7e]+", description="address of what to use instead"
+        GUIDE_PATH,
+        pattern=r"[\x21-\x3b\x3d\x3f-\x7e]+",
+        description="address of what to use instead; a whole one for gateways beneath a path of a proxy's",
     )

@@ -15,7 +15,7 @@ from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.client_session import LegacySession, describe_stats
 from solowire.domains.dns.legacy.event_names import EventNames
 from solowire.model.catalog import Catalog
-from solowire.model.dialect import DialectPath
+from solowire.model.dialect import GUIDE_PATH, DialectPath, make_relative
 
 DEPRECATED_SINCE = datetime(2026, 12, 1, tzinfo=UTC)
 
@@ -41,16 +41,20 @@ class LegacyDialect:
         self._names = EventNames(catalog)
         self.guide = guide
         until = sunset.astimezone(UTC).replace(microsecond=0)
-        self.headers = (
+        self._end = (
             ("Deprecation", f"@{int(DEPRECATED_SINCE.timestamp())}"),
             ("Sunset", format_datetime(until, usegmt=True)),
-            ("Link", f'<{guide}>; rel="deprecation"; type="text/html", <{guide}>; rel="sunset"; type="text/html"'),
         )
         self._deprecation = {
             "message": "this WebSocket protocol is deprecated: use the unified connection",
             "sunset": until.isoformat().replace("+00:00", "Z"),
             "migration_guide": guide,
         }
+
+    def make_headers(self, path: str) -> list[tuple[str, str]]:
+        guide = make_relative(GUIDE_PATH, path) if self.guide == GUIDE_PATH else self.guide
+        link = f'<{guide}>; rel="deprecation"; type="text/html", <{guide}>; rel="sunset"; type="text/html"'
+        return [*self._end, ("Link", link)]
 
     @property
     def reports(self) -> Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from solowire.domains.dns.legacy.client_messages import MESSAGE_TYPES
 from solowire.domains.dns.legacy.client_session import LegacySession
 from solowire.domains.dns.legacy.event_names import DEFAULTS
 from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
-from solowire.model.dialect import DialectPath, Outcome
+from solowire.model.dialect import GUIDE_PATH, DialectPath, Outcome
 from solowire.model.type_declarations import parse_types
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.factories import event
@@ -298,10 +299,27 @@ def test_close_codes(code: int, reason: str, told: int) -> None:
 
 def test_the_headers_are_those_of_the_standards() -> None:
     """RFC 9745, RFC 8594 and RFC 8288."""
-    headers = dict(DIALECT.headers)
+    headers = dict(DIALECT.make_headers("/ws/health"))
     assert headers["Deprecation"] == "@1796083200"
     assert headers["Sunset"] == "Fri, 31 Dec 2027 00:00:00 GMT"
     assert headers["Link"].startswith('</guide>; rel="deprecation"')
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/ws", "docs/migration"),
+        ("/ws/health", "../docs/migration"),
+        ("/api/websocket/ws/admin", "../../../docs/migration"),
+    ],
+)
+def test_the_gateway_s_own_guide_is_found_behind_a_prefix(path: str, link: str) -> None:
+    """A proxy that serves gateways beneath a path of its own cuts that off what we see."""
+    dialect = LegacyDialect(CATALOG, datetime(2027, 12, 31, tzinfo=UTC), GUIDE_PATH)
+    found = dict(dialect.make_headers(path))["Link"]
+    assert found.startswith(f"<{link}>;")
+    for prefix in ("", "/gateways/live"):
+        assert urljoin(f"https://dns.example{prefix}{path}", link) == f"https://dns.example{prefix}{GUIDE_PATH}"
 
 
 def test_no_event_is_taken_for_an_answer() -> None:
