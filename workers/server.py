@@ -68,12 +68,13 @@ from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_schedule import AckSchedule
+from solowire.workers.departures import CLOSED
 from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.session.commands import PendingRefresh
-from solowire.workers.shard import CLOSED, Shard
+from solowire.workers.shard import Shard
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
 

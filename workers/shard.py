@@ -18,7 +18,7 @@ each call, `next_due` says when `run` wants to be called, and `take_questions`, 
 `take_pending_refreshes` what else is to be done.
 
 Its parts call each other downwards only. What they decide about a connection's end they return, and it is done here:
-by `_close`, `_send_away`, and `_settle`, with which each call that may have decided something ends.
+by `Departures` and `_settle`, with which each call that may have decided something ends.
 
 The file is long because it is the one place where connections, log and lease are judged together.
 """
@@ -54,7 +54,7 @@ from solowire.model.access import Identity, Role
 from solowire.model.dialect import Dialect
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.dialect_requests import is_hello
-from solowire.protocol.messages import Codec, Notice, ReconnectNow
+from solowire.protocol.messages import Codec, Notice
 from solowire.runtime.settings.system_settings import Settings
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.capacity.rebalancer import Rebalancer
@@ -72,6 +72,7 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.known_rings import KnownRings
 from solowire.workers.delivery.log_follower import BatchUse, LogFollower
+from solowire.workers.departures import Departures
 from solowire.workers.history.dialect_pages import DialectPages
 from solowire.workers.history.dialect_replays import DialectReplays
 from solowire.workers.history.history_commands import HistoryCommands
@@ -85,8 +86,6 @@ from solowire.workers.session.ticket_gate import SlotRefusal, TicketGate
 
 logger = structlog.get_logger("solowire.shard")
 
-CLOSED = "closed_"
-"""Totals that begin so count closed connections, by close code, or `client_disconnected`."""
 ShardQuestion = backplane.ReplayRequest | backplane.ReplayCancel | backplane.HistoryRequest | backplane.HistoryCancel
 """What it asks the router about the log."""
 
@@ -195,10 +194,24 @@ class Shard:
             replay=replay,
         )
         inbound_limits = InboundLimits(self._users, session, catalog)
-        self._dialect = dialect
         self._hello_timeout_s = session.hello_timeout_s
         self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
         self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
+        self._departures = Departures(
+            self.connections,
+            self._users,
+            self.dispatcher,
+            self._handshake,
+            self.history,
+            self._heartbeats,
+            self._eviction,
+            self._timers,
+            sockets,
+            self._connection_audit,
+            self.totals,
+            dialect,
+            self.dialects,
+        )
         self._command_handler = CommandHandler(
             index,
             self.log,
@@ -264,7 +277,7 @@ class Shard:
     def on_ring(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
-        self._close_lost()
+        self._departures.close_lost()
         self._handshake.replays.repeat_requests()
         self.history.repeat_requests()
         if state.version == self._rebalancer.ring_version and state.personal_since <= self.completed_version:
@@ -286,14 +299,14 @@ class Shard:
             # The router has forgotten for whom they wait: from here on this log is not all of theirs.
             self._rebalancer.schedule((), now)
             for place, connection in enumerate(moving):
-                self._send_away(connection, place * self._rebalancer.pause_s, "ring_changed", now)
+                self._departures.send_away(connection, place * self._rebalancer.pause_s, "ring_changed", now)
         self.run(now)
 
     def on_snapshot(self, message: StateSnapshot, now: float) -> None:
         """The present states, with which a log begins anew."""
         if self._log_follower.on_snapshot(message, now):
             self._event_router.seed_states(message.events)
-        self._close_lost()
+        self._departures.close_lost()
 
     def on_batch(self, message: LogBatch, now: float) -> bool:
         """Takes a part of the log, and flushes what is due at once; False if the part before it is missing.
@@ -306,7 +319,7 @@ class Shard:
         if use is BatchUse.route:
             self._event_router.route_batch(message, now)
         self.dispatcher.trim_log(now)
-        self._close_lost()
+        self._departures.close_lost()
         self._handshake.on_log_advanced(now)
         self._run_live(now)
         return True
@@ -345,7 +358,7 @@ class Shard:
         )
         if isinstance(answer, SlotRefusal):
             if answer.replaced is not None:
-                self._close(answer.replaced, CloseCode.replaced)
+                self._departures.close(answer.replaced, CloseCode.replaced)
             raise answer.error
         return answer
 
@@ -376,7 +389,7 @@ class Shard:
         connection.dialect = dialect
         self._connection_audit.record_connected(connection)
         for older in self._users.add(connection):
-            self._close(older, CloseCode.replaced)
+            self._departures.close(older, CloseCode.replaced)
         self.connections.add(connection)
         self.totals["connections_opened"] += 1
         if dialect is None:
@@ -384,7 +397,7 @@ class Shard:
             self._handshake.start_timer(connection, now)
         self._expiry.watch_token(connection, now)
         if self.is_draining or not self._rings.owns(identity.user):
-            self._send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
+            self._departures.send_away(connection, 0.0, "ring_changed", now)  # while the connection was accepted
         elif dialect is not None:
             self._begin_dialect(connection, dialect, now)
         else:
@@ -393,7 +406,7 @@ class Shard:
             self._arrivals.append((identity.user, len(known.active()) if known is not None else 0))
         if self._slot_manager.lease.is_overcommitted:
             self._make_room(now)
-        self._close_lost()
+        self._departures.close_lost()
         return connection
 
     def _begin_dialect(self, connection: Connection, client: DialectClient, now: float) -> None:
@@ -415,7 +428,7 @@ class Shard:
         self._heartbeats.add(connection)
         user = connection.identity.user
         for older in self._users.excess_over(user, 0):
-            self._close(older, CloseCode.replaced)
+            self._departures.close(older, CloseCode.replaced)
         if connection.state in ENDING_STATES:
             return  # the user's others have been opened since: it was the oldest itself
         known = self._users.get(user)
@@ -423,13 +436,7 @@ class Shard:
 
     def on_closed(self, connection: Connection) -> None:
         """The socket has ended, whoever ended it."""
-        if connection.state is not State.closed:
-            self._eviction.mark_closed(connection)
-            if connection.state is not State.closing:
-                self.totals[f"{CLOSED}client_disconnected"] += 1
-                self._connection_audit.record_disconnected(connection, None, "client disconnected")
-            self._forget(connection)
-            connection.become(State.closed)
+        if self._departures.finish(connection):
             self._slot_manager.release(connection.identity.user, connection.group, connection.address)
 
     def receive(self, connection: Connection, raw: str | bytes, now: float) -> None:
@@ -438,7 +445,7 @@ class Shard:
             code = self._handle_message(connection, raw, now)
             self._settle(now)
             if code is not None:
-                self._close(connection, code)
+                self._departures.close(connection, code)
 
     def _handle_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
         client = connection.dialect
@@ -458,65 +465,35 @@ class Shard:
 
     def on_protocol_error(self, connection: Connection, code: CloseCode) -> None:
         """The client has sent what is no message, or too large for one."""
-        self._close(connection, code)
+        self._departures.close(connection, code)
 
     def on_newer_elsewhere(self, message: UserConnectedElsewhere) -> None:
         """The user has newer connections on another shard: what it has here beyond its limit ends."""
         for connection in self._users.excess_over(message.user, message.connections):
-            self._close(connection, CloseCode.replaced)
+            self._departures.close(connection, CloseCode.replaced)
 
     def retry_refresh(self, pending: PendingRefresh, now: float) -> None:
         """The keys that it waits for have been read again, or could not be."""
         code = self._command_handler.retry_refresh(pending, now)
         self._settle(now)
         if code is not None:
-            self._close(pending.connection, code)
+            self._departures.close(pending.connection, code)
 
     def disconnect(self, user: str) -> int:
         """An administrator wants none of the user's connections here; how many there were."""
         self._ticket_gate.signed_out.sign_out(user)
         found = [c for c in self.connections if c.identity.user == user]
-        return self._eject(found, CloseCode.disconnected, "disconnected")
+        return self._departures.eject(found, CloseCode.disconnected, "disconnected")
 
     def revoke(self, revocations: Iterable[Revocation]) -> int:
         """These have just come into force: whom they cover is closed in this same turn. How many that are."""
         table = index_revocations(revocations)
         found = [c for c in self.connections if table.covers(c.identity)]
-        return self._eject(found, CloseCode.unauthenticated, "token_revoked")
-
-    def _eject(self, connections: Sequence[Connection], code: CloseCode, reason: str) -> int:
-        for connection in connections:
-            connection.drain_reason = reason
-            self._close(connection, code)
-        return len(connections)
+        return self._departures.eject(found, CloseCode.unauthenticated, "token_revoked")
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""
-        for connection in list(self.connections):
-            self._close(connection, code)
-
-    def _close(self, connection: Connection, code: CloseCode) -> None:
-        if connection.state in (State.closing, State.closed):
-            return
-        self._eviction.mark_ending(connection)
-        self._forget(connection)
-        connection.become(State.closing)
-        self.totals[f"{CLOSED}{code.value}"] += 1
-        self._connection_audit.record_disconnected(connection, code.value, code.reason)
-        shown_code: int = code
-        if connection.dialect is not None and self._dialect is not None:
-            shown_code = self._dialect.convert_close_code(code.value, connection.drain_reason)
-        self._sockets.close(connection, shown_code, code.reason)
-
-    def _forget(self, connection: Connection) -> None:
-        self.dispatcher.forget_connection(connection)
-        self.connections.discard(connection)
-        self._heartbeats.discard(connection)
-        self._handshake.cancel(connection)
-        self.history.cancel_all(connection)
-        if self.dialects is not None:
-            self.dialects.forget_connection(connection)
-        self._users.remove(connection)
+        self._departures.close_all(self.connections, code)
 
     def start_drain(self, now: float, within: float | None = None) -> None:
         """Takes no more users, and sends its own away, at the set pace. within: seconds in which all must be told."""
@@ -536,29 +513,12 @@ class Shard:
     def _move_due_connections(self, now: float) -> None:
         reason = "draining" if self.is_draining else "ring_changed" if self._has_lease else "no_lease"
         while (connection := self._rebalancer.next_due(now)) is not None:
-            self._send_away(connection, 0.0, reason, now)
-
-    def _send_away(
-        self, connection: Connection, after: float, reason: str, now: float, close_after: float | None = None
-    ) -> None:
-        """Tells it to come back elsewhere, and gives it nothing more: its cursor stays what it has seen.
-
-        after, close_after: seconds; by default it has a second more than it is to wait, to go by itself.
-        """
-        self.dispatcher.leave_feed(connection)
-        self._handshake.cancel(connection)
-        self._eviction.mark_ending(connection)
-        connection.drain_reason = reason
-        connection.become(State.draining)
-        if connection.dialect is not None:  # it is told by the close alone, and waits for nothing
-            close_after = after if close_after is None else close_after
-        self.dispatcher.send_reply(connection, ReconnectNow(int(after * 1000), reason), now)
-        self._timers.schedule(now + (after + 1.0 if close_after is None else close_after), TimerKind.leave, connection)
+            self._departures.send_away(connection, 0.0, reason, now)
 
     def _close_drained(self, connection: Connection) -> None:
         owned = self._rings.owns(connection.identity.user)
         code = CloseCode.restarting if self.is_draining or owned else CloseCode.wrong_shard
-        self._close(connection, connection.drain_close_code or code)
+        self._departures.close(connection, connection.drain_close_code or code)
 
     # ------------------------------------------------------------------------------------------- the lease
 
@@ -592,7 +552,7 @@ class Shard:
             self.totals["evicted"] += len(giving_way)
         for connection in giving_way:
             connection.drain_close_code = CloseCode.try_later
-            self._send_away(connection, COME_BACK_SECONDS, "over_limit", now, EVICTION_SECONDS)
+            self._departures.send_away(connection, COME_BACK_SECONDS, "over_limit", now, EVICTION_SECONDS)
 
     def _check_lease(self, now: float) -> None:
         """When the lease has run out its slots are soon somebody else's."""
@@ -648,7 +608,7 @@ class Shard:
         if self._rebalancer.due_at is not None:
             self._move_due_connections(now)
         self._heartbeat(now)
-        self._close_lost()
+        self._departures.close_lost()
 
     def _run_timers(self, now: float) -> None:
         while (due := self._timers.pop_due(now)) is not None:
@@ -657,7 +617,7 @@ class Shard:
                 self._handshake.check_hello(connection, now)
             elif kind is TimerKind.replay:
                 if self._handshake.check_replay(connection, now):
-                    self._send_away(connection, 1.0, "replay_unavailable", now)
+                    self._departures.send_away(connection, 1.0, "replay_unavailable", now)
             elif kind is TimerKind.token:
                 match self._expiry.check_token(connection, now):
                     case Notice() as notice:
@@ -665,31 +625,27 @@ class Shard:
                     case CloseCode() as code:
                         if connection.dialect is not None:
                             connection.drain_reason = "token_expired"  # it may have a newer one, and can't be asked
-                        self._close(connection, code)
+                        self._departures.close(connection, code)
             elif kind is not TimerKind.leave and self.dialects is not None:
                 self.dialects.on_timer(kind, connection, now)
             else:
                 self._close_drained(connection)
-            self._close_lost()
+            self._departures.close_lost()
 
     def _settle(self, now: float) -> None:
         """Does what was decided in this call: who was lost ends, and who has come back is listened to."""
-        self._close_lost()
+        self._departures.close_lost()
         for connection in self._handshake.take_resumed():
             if connection.state not in ENDING_STATES:
                 code = self._command_handler.handle_early(connection, now)
-                self._close_lost()
+                self._departures.close_lost()
                 if code is not None:
-                    self._close(connection, code)
-
-    def _close_lost(self) -> None:
-        for connection in self.dispatcher.take_lost():
-            self._close(connection, CloseCode.too_slow)
+                    self._departures.close(connection, code)
 
     def _heartbeat(self, now: float) -> None:
         alive, dead = self._heartbeats.due_connections(now)
         for connection in dead:
-            self._close(connection, CloseCode.no_heartbeat)
+            self._departures.close(connection, CloseCode.no_heartbeat)
         self._heartbeats.ping(alive, self._sockets, self.clock.to_unix(now))
 
     def set_clock(self, wall_offset: float, now: float) -> None:

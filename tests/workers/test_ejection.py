@@ -41,7 +41,7 @@ def test_a_user_is_disconnected() -> None:
     b = ShardHarness(limits__max_connections_per_user=3)
     live, pending, other = b.connect("ann"), b.open_connection("ann"), b.connect("ann2")
     leaving = b.connect("ann")
-    b.shard._send_away(leaving, 10.0, "draining", b.now)
+    b.shard._departures.send_away(leaving, 10.0, "draining", b.now)
     assert b.shard.disconnect("ann") == 3
     assert {b.close_code(connection) for connection in (live, pending, leaving)} == {CloseCode.disconnected}
     assert b.close_code(other) is None

@@ -13,7 +13,7 @@ from solowire.protocol import messages as c
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import AggregationSettings
 from solowire.workers.connections.connection import Connection
-from solowire.workers.shard import CLOSED
+from solowire.workers.departures import CLOSED
 from solowire.workers.stats.cursor_age import MOST_ENTRIES
 from solowire.workers.stats.diagnosis import MOST, diagnose
 from solowire.workers.stats.report import LATENCY_SECONDS, ShardReporter
