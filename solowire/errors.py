@@ -116,6 +116,13 @@ class UnknownKey(InvalidToken):
     """A token signed with a public key that is not known here; it may be new, so whoever can reads the keys again."""
 
 
+class TokenRevoked(InvalidToken):
+    """A token that was good, and has been revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("the token has been revoked", "token_revoked", "sign in again for another one")
+
+
 class RequestRejected(RequestError):
     """A request that is understood and not granted. status: HTTP. retry_after: seconds, None if it is of no use.
 

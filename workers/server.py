@@ -342,7 +342,7 @@ class _ShardServer:
                 closed = self._shard.disconnect(message.user)
                 self._link.send(DisconnectReport(message.request, closed))
             case RevocationUpdate():
-                self._revoke(message)
+                self._revoke(message, now)
             case UserConnectedElsewhere():
                 self._shard.on_newer_elsewhere(message)
             case Fenced():
@@ -364,11 +364,11 @@ class _ShardServer:
                 process.report_ready()
         self._schedule_run()
 
-    def _revoke(self, message: RevocationUpdate) -> None:
+    def _revoke(self, message: RevocationUpdate, now: float) -> None:
         fresh, known = self._tokens.revocations.apply_update(message)
         if known is not None:
             self._link.send(known)
-        closed = self._shard.revoke(fresh)
+        closed = self._shard.revoke(fresh, now)
         if fresh:
             logger.info("tokens_revoked", shard=self._shard.index, revocations=len(fresh), connections=closed)
 

@@ -318,6 +318,8 @@ class Shard:
             return False
         if use is BatchUse.route:
             self._event_router.route_batch(message, now)
+        if message.events:
+            self.history.record_live_events(now)
         self.dispatcher.trim_log(now)
         self._departures.close_lost()
         self._handshake.on_log_advanced(now)
@@ -485,9 +487,10 @@ class Shard:
         found = [c for c in self.connections if c.identity.user == user]
         return self._departures.eject(found, CloseCode.disconnected, "disconnected")
 
-    def revoke(self, revocations: Iterable[Revocation]) -> int:
+    def revoke(self, revocations: Iterable[Revocation], now: float) -> int:
         """These have just come into force: whom they cover is closed in this same turn. How many that are."""
         table = index_revocations(revocations)
+        self.history.revoke(table, now)
         found = [c for c in self.connections if table.covers(c.identity)]
         return self._departures.eject(found, CloseCode.unauthenticated, "token_revoked")
 

@@ -30,7 +30,7 @@ from solowire.runtime.settings.history_settings import HistorySettings
 
 NDJSON = "application/x-ndjson"
 SPARE_SECONDS = 3.0
-"""A shard has its own time for a page, and so much more to answer."""
+"""A shard has its own time for a page to wait and to be made, and so much more to answer."""
 MAX_RETRIES = 5
 """So often in a row a stream waits for a page that is refused for now."""
 
@@ -77,7 +77,7 @@ class HistoryEndpoint:
         self._gateway = gateway
         self._shards = shards
         self._per_user = settings.max_per_user
-        self._timeout = settings.timeout_s + SPARE_SECONDS
+        self._timeout = settings.max_wait_s + settings.timeout_s + SPARE_SECONDS
         self._page_events = min(DEFAULT_LIMIT, settings.page_events)
         self._streams: Counter[str] = Counter()
         self.request_count = 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,6 +43,12 @@ SEGMENT_EVENTS = 32_768
 
 MAX_VALUES = 128
 """A condition with more values than that isn't looked up: what the rest of the clause finds is judged one by one."""
+
+MAX_PLACES = SEGMENT_EVENTS // 4
+"""What is in more places of a segment than that is not looked up: to look at all of it is about as quick."""
+
+MAX_BROAD = 4096
+"""So many are remembered of those, so that each part of an answer does not find it out anew."""
 
 FEW_PLACES = 64
 """To read and judge so many records takes no longer than to read the places of a type."""
@@ -93,6 +100,7 @@ class AttributeIndex:
         self._db = self._connect(" ".join((epoch, *sorted(unindexed))))  # with others left out it is another index
         rows = self._db.execute("SELECT start, last, is_owned FROM segments ORDER BY start").fetchall()
         self._segments: list[tuple[int, int]] = [(first, last) for first, last, _ in rows]  # oldest first
+        self._broad: OrderedDict[int, None] = OrderedDict()  # keys of what is in too many places, the latest last
         self._owned = {first for first, _, is_owned in rows if is_owned}  # segments with events for one user alone
         self.start = self._segments[0][0] if self._segments else start
         self._open = OpenSegment(self._segments[-1][1] if self._segments else start, unindexed)
@@ -220,7 +228,9 @@ class AttributeIndex:
         if segment == self._open.start:
             others = self._open.find_others(user)
         elif segment in self._owned:
-            others = self._read_exactly(segment, OWNED) - self._read(segment, make_plain_term(OWNERS, user))
+            others = self._read_exactly(segment, OWNED) - set().union(
+                *self._list_places(segment, make_plain_term(OWNERS, user))
+            )
         if clauses is None:
             if len(others) * 2 < SEGMENT_EVENTS:
                 return None
@@ -238,41 +248,58 @@ class AttributeIndex:
         met: set[int] | None = None
         # Few values first. When few places are left, they are judged, rather than that more is read.
         for name, values, are_names in sorted(clause.conditions, key=_count_values):
-            if name not in self._unindexed and len(values) <= MAX_VALUES and (met is None or len(met) > FEW_PLACES):
-                places = self._read_values(segment, name, values, are_names=are_names)
-                met = places if met is None else met & places
-        if clause.types and len(clause.types) <= MAX_VALUES and (met is None or len(met) > FEW_PLACES):
-            places = self._read_types(segment, clause.types)
-            met = places if met is None else met & places
-        return met if met is not None and len(met) <= SEGMENT_EVENTS // 4 else None
+            if name not in self._unindexed and (met is None or len(met) > FEW_PLACES):
+                met = _intersect(met, self._find_values(segment, name, values, are_names=are_names))
+        if clause.types and (met is None or len(met) > FEW_PLACES):
+            met = _intersect(met, self._find_values(segment, "", clause.types, are_names=False))
+        return met
 
-    def _read_values(self, segment: int, attribute: str, values: Sequence[str], *, are_names: bool) -> set[int]:
+    def _find_values(self, segment: int, attribute: str, values: Sequence[str], *, are_names: bool) -> set[int] | None:
+        """Where one of the values is; types for the attribute "". None if that is in too many places."""
+        if len(values) > MAX_VALUES:
+            return None
         if segment == self._open.start:
-            return self._open.find_values(attribute, values, are_names=are_names)
-        terms = [make_value_term(attribute, value) for value in values]
-        found = (self._read(segment, term, end_of_prefix(term) if are_names else None) for term in terms)
-        return set().union(*found)
-
-    def _read_types(self, segment: int, types: Sequence[str]) -> set[int]:
-        if segment == self._open.start:
-            return self._open.find_types(types)
+            open_places = (
+                self._open.find_values(attribute, values, are_names=are_names)
+                if attribute
+                else self._open.find_types(values)
+            )
+            return open_places if len(open_places) <= MAX_PLACES else None
+        key = hash((segment, attribute, are_names, *values))  # one that is met by chance costs a look at the segment
+        if key in self._broad:
+            self._broad.move_to_end(key)
+            return None
         found: set[int] = set()
-        for name in types:
-            term = make_plain_term(TYPES, name.removesuffix("*"))
-            found |= self._read(segment, term, end_of_prefix(term) if name == FAMILY else None)
+        for value in values:
+            if attribute:
+                term, is_prefix = make_value_term(attribute, value), are_names
+            else:
+                term, is_prefix = make_plain_term(TYPES, value.removesuffix("*")), value == FAMILY
+            for places in self._list_places(segment, term, end_of_prefix(term) if is_prefix else None):
+                found.update(places)
+                if len(found) > MAX_PLACES:
+                    self._broad[key] = None
+                    if len(self._broad) > MAX_BROAD:
+                        self._broad.popitem(last=False)
+                    return None
         return found
 
-    def _read(self, segment: int, first: bytes, below: bytes | None = None) -> set[int]:
+    def _list_places(self, segment: int, first: bytes, below: bytes | None = None) -> Iterator[Sequence[int]]:
         """All places of the terms from one on and below the other, by default of the one alone, and maybe some more."""
-        found: set[int] = set()
         for [places] in self._db.execute(_ROWS, (segment, first, below or first + b"\0")):
-            found.update(array("H", places))
-        return found
+            yield array("H", places)
 
     def _read_exactly(self, segment: int, term: bytes) -> set[int]:
         query = "SELECT places FROM postings WHERE segment = ? AND term = ?"
         found = self._db.execute(query, (segment, term)).fetchone()
         return set(array("H", found[0])) if found is not None else set()
+
+
+def _intersect(known: set[int] | None, more: set[int] | None) -> set[int] | None:
+    """None is everywhere."""
+    if known is None or more is None:
+        return more if known is None else known
+    return known & more
 
 
 def _count_values(condition: tuple[str, list[str], bool]) -> int:

@@ -26,10 +26,12 @@ from solowire.router.log.journal import Bounds, JournalReader, JournalUnavailabl
 
 logger = structlog.get_logger("solowire.router")
 
-READ_RECORDS = 200
+READ_RECORDS = 100
 """So many records are read at a time, as long as a part has room for more and its time isn't over."""
 
-PART_SECONDS = 0.03
+PART_SECONDS = 0.1
+"""Rests and all: so long the journal is held, and a question waits for each that comes before it."""
+
 PART_BYTES = 256 * 1024
 STEP_RECORDS = 500
 """A step of the index: some milliseconds."""
@@ -38,11 +40,16 @@ REBUILD_SECONDS = 30.0
 """After something was wrong with the index it is made anew, but not sooner."""
 
 
+def _go_on() -> None:
+    """For who has nobody to give way to."""
+
+
 class HistoryReader:
     """Reads the parts of the log that history asks for.
 
     index_path: None keeps the index in memory. stopwatch: reads a clock, in seconds. unindexed: attributes that nothing
-    is looked up by. index_error_count: how often something was wrong with the index.
+    is looked up by. index_error_count: how often something was wrong with the index. last_offset: the log's newest, as
+    the last step found it.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class HistoryReader:
         self._stopwatch = stopwatch
         self._index: AttributeIndex | None = None
         self._index_due_at = -inf
-        self.index_error_count = 0
+        self.index_error_count = self.last_offset = 0
 
     def close(self) -> None:
         if self._index is not None:
@@ -88,6 +95,7 @@ class HistoryReader:
             return False
 
     def _follow(self, bounds: Bounds) -> bool:
+        self.last_offset = bounds.last
         index = self._index or self._open_index(bounds)
         self._index = index
         index.trim(bounds.start)
@@ -131,16 +139,16 @@ class HistoryReader:
 
     # ----------------------------------------------------------------------------------------- questions
 
-    def answer(self, question: HistoryRequest) -> HistoryResponse:
-        """The next part of what is asked for."""
+    def answer(self, question: HistoryRequest, pause: Callable[[], None] = _go_on) -> HistoryResponse:
+        """The next part of what is asked for. pause: called between two reads, so that others have their turn."""
         try:
             with self._journal.hold():
-                return self._answer(question, self._journal.bounds())
+                return self._answer(question, self._journal.bounds(), pause)
         except JournalUnavailable as error:
             logger.error("journal_unreadable", history=True, reason=str(error), hint="see the disk")
             return HistoryResponse(question.request, self._epoch, 0, 0, 0, [], "unreadable")
 
-    def _answer(self, question: HistoryRequest, bounds: Bounds) -> HistoryResponse:
+    def _answer(self, question: HistoryRequest, bounds: Bounds, pause: Callable[[], None]) -> HistoryResponse:
         for bound in (question.since, question.until):
             if bound is not None and bound.offset is not None:
                 if bound.epoch != self._epoch:
@@ -149,7 +157,7 @@ class HistoryReader:
                     return self._refuse(question, bounds, "future")
         while (start := self._find_start(question.since, bounds)) is not None:
             end = max(start, self._find_end(question.until, bounds))
-            events, reached = self._collect(question, start, end)
+            events, reached = self._collect(question, start, end, pause)
             bounds = self._journal.bounds()
             if bounds.start <= start:
                 return HistoryResponse(question.request, self._epoch, start, end, reached, events)
@@ -182,7 +190,9 @@ class HistoryReader:
             return until.offset
         return bounds.last if until.at is None else find_last_before(self._journal, until.at)
 
-    def _collect(self, question: HistoryRequest, start: int, end: int) -> tuple[list[tuple[int, bytes]], int]:
+    def _collect(
+        self, question: HistoryRequest, start: int, end: int, pause: Callable[[], None]
+    ) -> tuple[list[tuple[int, bytes]], int]:
         """Events of the range, and up to where it has been looked at: the other bound, if that is all."""
         is_descending = question.is_descending
         whole = ClauseFilter(question.clauses) if question.clauses is not None else None
@@ -201,6 +211,7 @@ class HistoryReader:
                     return events, offset - 1 if is_descending else offset
             if self._stopwatch() - began >= PART_SECONDS:
                 return events, reached
+            pause()
         return events, start if is_descending else end
 
     def _read(self, question: HistoryRequest, start: int, end: int) -> Iterator[tuple[list[Record], int]]:

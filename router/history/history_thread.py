@@ -1,10 +1,11 @@
 """The thread that reads history, beside the router's loop: `HistoryReader` at work.
 
 What it keeps true: the router's loop hands over questions and gets answers, and never waits for the disk or for a lock
-that is held while something is read. The thread rests for as long as it worked, times REST_FACTOR, so that in the long
-run it never has more than a part of a core, nor of the interpreter, which both threads share; a question that comes
-alone is answered without a rest (BURST_SECONDS). When it fails, that is in the log, once a minute while it goes on, and
-the next question is answered all the same.
+that is held while something is read. The thread works in slices, and rests for as long as it worked, times a factor:
+in the long run it never has more than a part of a core, nor of the interpreter, which both threads share. That is a
+fourth, and a seventeenth for questions while the log grows. A question that comes alone is answered without a rest
+(BURST_SECONDS). When it fails, that is in the log, once a minute while it goes on, and the next question is answered
+all the same.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import Any
 
 import structlog
 
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.algorithms.work_pace import WorkPace
 from solowire.backplane.messages import HistoryRequest, HistoryResponse
 from solowire.router.history.history_queue import HistoryQueue
 from solowire.router.history.history_reader import HistoryReader
@@ -29,7 +32,13 @@ from solowire.router.log.journal import JournalUnavailable
 logger = structlog.get_logger("solowire.router")
 
 REST_FACTOR = 3.0
-BURST_SECONDS = 0.05
+GROWING_REST_FACTOR = 16.0
+"""For questions, while somebody publishes. The index keeps the other: it has to follow what is published."""
+GROWING_SECONDS = 1.0
+"""So long after the last event somebody is taken to publish."""
+SLICE_SECONDS = 0.001
+"""So long the thread works between two rests, if they are due: who publishes waits for one slice at the most."""
+BURST_SECONDS = 0.02
 """So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log."""
@@ -60,6 +69,11 @@ class HistoryThread:
         self.indexed_offset = 0
         self.index_error_count = 0
         self.answer_count = 0
+        # From here on of the thread alone.
+        self._pace = WorkPace(BURST_SECONDS)
+        self._began_at = 0.0  # with the slice that it works at
+        self._worked_s = 0.0  # CPU time of the thread, up to the last rest
+        self._grew_at = -inf
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
 
@@ -92,7 +106,7 @@ class HistoryThread:
 
     def _run(self) -> None:
         reader: HistoryReader | None = None
-        owed, at = 0.0, time.monotonic()  # of rest, and when that was reckoned
+        self._began_at = time.monotonic()
         while not self._is_closed:
             is_busy = False
             try:
@@ -101,30 +115,55 @@ class HistoryThread:
                 is_busy = self._take_turn(reader)
             except Exception as error:
                 self._report(error)
-            now = time.monotonic()
-            owed, at = owed + (now - at) * REST_FACTOR, now
             if not is_busy:
+                self._end_slice()
                 self._news.wait(FOLLOW_SECONDS)
                 self._news.clear()
-            elif owed > BURST_SECONDS:
-                time.sleep(owed - BURST_SECONDS)
-            now = time.monotonic()
-            owed, at = max(0.0, owed - (now - at)), now
+                self._begin_slice(REST_FACTOR)
         if reader is not None:
             reader.close()
 
     def _take_turn(self, reader: HistoryReader) -> bool:
         """One step of the index, and one part of an answer; whether there is more to do."""
+        known = reader.last_offset
         has_more = reader.follow_log()
+        self._rest(REST_FACTOR)
+        if reader.last_offset > known:
+            self._grew_at = time.monotonic()
         self.indexed_offset, self.index_error_count = reader.indexed_offset, reader.index_error_count
         with self._lock:
             taken = self._queue.take_next()
         if taken is None:
             return has_more
         peer, question = taken
-        self._call_back(partial(self._send, peer, reader.answer(question)))
+        answer = reader.answer(question, self._pause)
+        self._call_back(partial(self._send, peer, answer))
         self.answer_count += 1
+        self._pause()
         return True
+
+    def _pause(self) -> None:
+        """Within an answer: rests, if a slice is over and a rest is due."""
+        if time.monotonic() - self._began_at >= SLICE_SECONDS:
+            is_growing = self._began_at - self._grew_at < GROWING_SECONDS
+            self._rest(GROWING_REST_FACTOR if is_growing else REST_FACTOR)
+
+    def _rest(self, factor: float) -> None:
+        self._end_slice()
+        if rest_s := self._pace.rest_s(factor):
+            time.sleep(rest_s)
+            self._begin_slice(factor)
+
+    def _end_slice(self) -> None:
+        worked_s = time.thread_time()
+        self._pace.record_work(worked_s - self._worked_s)
+        self._worked_s, self._began_at = worked_s, time.monotonic()
+
+    def _begin_slice(self, factor: float) -> None:
+        """After a rest."""
+        now = time.monotonic()
+        self._pace.record_rest(now - self._began_at, factor)
+        self._began_at = now
 
     def _report(self, error: Exception) -> None:
         """Has the failure logged by the loop. Only what nobody has thought of comes with a traceback."""

@@ -35,7 +35,7 @@ from solowire.auth.keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, 
 from solowire.auth.leniency import STRICT, Leniency
 from solowire.auth.revocations import RevocationTable
 from solowire.auth.scopes import read_scopes
-from solowire.errors import InvalidToken, UnknownKey
+from solowire.errors import InvalidToken, TokenRevoked, UnknownKey
 from solowire.model.access import ADMINISTER, Identity, Proof, Role, is_granted
 from solowire.model.domain import Domain
 
@@ -181,9 +181,9 @@ class Tokens:
         return known
 
     def check_revoked(self, identity: Identity) -> None:
-        """Raises InvalidToken if the token that proved the identity has been revoked since."""
+        """Raises TokenRevoked if the token that proved the identity has been revoked since."""
         if self.revocations.covers(identity):
-            raise InvalidToken("the token has been revoked", code="token_revoked", hint="sign in again for another one")
+            raise TokenRevoked
 
     def _verify_token(self, token: str, now: float, leniency: Leniency = STRICT) -> Identity:
         claims, is_provided = self._verify_signature(token)

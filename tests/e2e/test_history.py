@@ -303,7 +303,7 @@ async def test_wrong_parameters_are_named_each(admin: httpx.AsyncClient, headers
 
 
 async def place_ahead(http: httpx.AsyncClient) -> str:
-    epoch, offset = (await page(http, limit="1", order="desc", types="*"))["next"].split(":")[:2]
+    epoch, offset = (await page(http, limit="1", types="*"))["next"].split(":")[:2]
     return f"{epoch}:{int(offset) + 10**6}"
 
 

@@ -54,13 +54,13 @@ def test_connections_of_revoked_tokens_are_closed() -> None:
     """By whichever token they are proved now: a refreshed connection is that of its new token."""
     b = ShardHarness(limits__max_connections_per_user=3)
     first, second, third = (b.open_as(identity("ann", name, WALL)) for name in ("a", "b", "c"))
-    assert b.shard.revoke([revocation(token_id="b")]) == 1
+    assert b.shard.revoke([revocation(token_id="b")], b.now) == 1
     assert [b.close_code(x) for x in (first, second, third)] == [None, CloseCode.unauthenticated, None]
     assert b.audit_lines[-1]["reason"] == "token_revoked"
     first.replace_identity(identity("ann", "d", WALL + 10))
-    assert b.shard.revoke([revocation(token_id="a"), revocation("ann", before=WALL + 5)]) == 1
+    assert b.shard.revoke([revocation(token_id="a"), revocation("ann", before=WALL + 5)], b.now) == 1
     assert [b.close_code(x) for x in (first, third)] == [None, CloseCode.unauthenticated]
-    assert b.shard.revoke([]) == 0
+    assert b.shard.revoke([], b.now) == 0
 
 
 def test_a_ticket_of_a_revoked_token_lets_nobody_in() -> None:

@@ -74,7 +74,9 @@ class HistoryApi:
             await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            self._history.cancel(task)  # nothing, if it is done
+            if not answer.done():
+                self._history.cancel(task)
+                self._schedule()  # who waits has its place
         if not answer.done():
             return None
         outcome = answer.result()

@@ -17,7 +17,7 @@ from solowire.errors import RequestRejected
 from solowire.fanout.feed import build_feed_key
 from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import RecentLog
-from solowire.model.access import View
+from solowire.model.access import Identity, View
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import CUSTOM, NO_EVENT, DeniedPattern, Selection, Wanted, resolve
 from solowire.protocol.dialect_codec import AnyCodec
@@ -97,6 +97,7 @@ class HistoryTask:
         "deadline",
         "epoch",
         "events",
+        "identity",
         "judge",
         "key",
         "part",
@@ -108,10 +109,11 @@ class HistoryTask:
     )
 
     def __init__(
-        self, user: str, query: HistoryQuery, judge: HistoryJudge, *, key: object, max_bytes: int, now: float
+        self, identity: Identity, query: HistoryQuery, judge: HistoryJudge, *, key: object, max_bytes: int, now: float
     ) -> None:
         """Begins a page. now: unix seconds, as in `query`."""
-        self.user = user
+        self.identity = identity
+        self.user = identity.user
         self.query = query
         self.judge = judge
         self.key = key

@@ -3,8 +3,10 @@
 What it keeps true: a user has at most `per_user` questions under way and asks no faster than `rate`; a shard asks the
 router for at most `concurrent` of them at a time, and the others wait. The memory of a page is bounded by its bytes
 and one part of the router's. The work is done in turns of TURN_SECONDS with a rest after each, so that a live event
-waits for one turn at the most. A page is done when it is full, when nothing more is there, or when its time is over:
-then with what it has, and says where to go on. What nobody waits for any more is not asked for, here or at the router.
+waits for one turn at the most; rests are longer while live events come. A page is done when it is full, when nothing
+more is there, or when its time is over, which begins with its place: then with what it has, and says where to go on.
+One that gets no place in time is refused, and so is one whose asker's token is revoked meanwhile. What nobody waits for
+any more is not asked for, here or at the router.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from itertools import count
 from math import inf
 
 from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.algorithms.work_pace import WorkPace
+from solowire.auth.revocations import RevocationTable
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import HistoryCancel, HistoryRequest, HistoryResponse
-from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
+from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected, TokenRevoked
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role, make_view
 from solowire.model.subscriptions import parse_wanted
@@ -29,8 +33,13 @@ from solowire.workers.clock import Clock
 from solowire.workers.history.history_page import HistoryJudge, HistoryPage, HistoryTask
 
 RECORDS_A_STEP = 25
-TURN_SECONDS = 0.0015
-REST_FACTOR = 1.0
+TURN_SECONDS = 0.0005
+REST_FACTOR = 3.0
+LIVE_REST_FACTOR = 16.0
+LIVE_SECONDS = 1.0
+"""So long after a live event others are taken to come."""
+BURST_SECONDS = 0.02
+"""So much work may be done before the rest for it: a page or two of somebody who asks alone."""
 MAX_WAITING = 256
 """Questions of all users that wait for their turn; any more are refused."""
 MAX_USERS = 10_000
@@ -73,7 +82,10 @@ class HistoryScheduler:
         self._active: set[HistoryTask] = set()
         self._asked: dict[int, HistoryTask] = {}
         self._ready: dict[HistoryTask, None] = {}  # with a part to look at, whose turn is next first
-        self._turn_at = 0.0
+        self._pace = WorkPace(BURST_SECONDS)
+        self._turn_at = self._rested_from = 0.0
+        self._live_at = -inf
+        self._has_free_place = False
         self.answered_count = self.event_count = self.rejected_count = 0
 
     def __len__(self) -> int:
@@ -82,6 +94,8 @@ class HistoryScheduler:
     @property
     def due_at(self) -> float:
         """When `run` has something to do; infinity if never."""
+        if self._has_free_place:
+            return 0.0
         deadline = min((task.deadline for task in self._tasks), default=inf)
         return min(deadline, self._turn_at if self._ready else inf)
 
@@ -108,7 +122,7 @@ class HistoryScheduler:
         self._rates.charge_tokens(identity.user, now)
         self._under_way[identity.user] += 1
         self._tasks[task] = done
-        self._give_places()
+        self._give_places(now)
         return task
 
     def _make_task(
@@ -141,8 +155,8 @@ class HistoryScheduler:
         if wanted is None:
             wanted = parse_wanted(role.defaults if role is not None else (), query.filter, None, self._log.catalog)
         judge = HistoryJudge(wanted, make_view(identity), codec, self._log)
-        task = HistoryTask(user, query, judge, key=key, max_bytes=max_bytes, now=self._clock.to_unix(now))
-        task.deadline = now + settings.timeout_s
+        task = HistoryTask(identity, query, judge, key=key, max_bytes=max_bytes, now=self._clock.to_unix(now))
+        task.deadline = now + settings.max_wait_s
         return task
 
     def check_rate(self, user: str, now: float) -> None:
@@ -157,16 +171,26 @@ class HistoryScheduler:
         self._rates.charge_tokens(user, now)
         self.rejected_count += 1
 
+    def record_live_events(self, now: float) -> None:
+        """Some have come: whoever asks about others gives way."""
+        self._live_at = now
+
     def cancel(self, task: HistoryTask) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for it any more. Who comes next has its place with the next `run`."""
         if task in self._tasks:
             self._end(task)
-            self._give_places()
+            self._has_free_place = True
 
     def cancel_all(self, key: object) -> None:
         """The same for all with this key."""
         for task in [task for task in self._tasks if task.key is key]:
             self.cancel(task)
+
+    def revoke(self, table: RevocationTable, now: float) -> None:
+        """Ends the pages of those whose tokens are revoked; they are told so."""
+        for task in [task for task in self._tasks if table.covers(task.identity)]:
+            if task in self._tasks:  # as in `run`
+                self._finish(task, TokenRevoked(), now)
 
     def repeat_requests(self) -> None:
         """The router may have begun anew, and forgotten what it was asked."""
@@ -191,20 +215,24 @@ class HistoryScheduler:
         for task in [task for task in self._tasks if task.deadline <= now]:
             if task in self._tasks:  # else whoever was told of one before has given it up
                 self._expire(task, now)
-        if now < self._turn_at:
+        self._give_places(now)
+        if now < self._turn_at or not self._ready:
             return
+        factor = LIVE_REST_FACTOR if now - self._live_at < LIVE_SECONDS else REST_FACTOR
+        self._pace.record_rest(now - self._rested_from, factor)
         clock = self._clock.stopwatch
         began = clock() if clock is not None else 0.0
-        while self._ready:
+        took = 0.0
+        while self._ready and took < TURN_SECONDS:
             task = next(iter(self._ready))
             del self._ready[task]
             self._look_at(task, now)
             if clock is None:
                 return
             took = clock() - began
-            self._turn_at = now + took * (1 + REST_FACTOR)
-            if took >= TURN_SECONDS:
-                return
+        self._pace.record_work(took)
+        self._rested_from = now + took
+        self._turn_at = self._rested_from + self._pace.rest_s(factor)
 
     def _look_at(self, task: HistoryTask, now: float) -> None:
         """Judges some of the part; puts the task last, asks for more, or finishes it."""
@@ -247,15 +275,19 @@ class HistoryScheduler:
         if task.was_heard:
             self._finish(task, task.make_page(), now)
             return
-        fault = "the router has not answered in time"
-        self._finish(
-            task, RequestRejected(503, "router_unavailable", fault, "ask again in a moment", retry_after=1.0), now
-        )
+        if task in self._active:
+            fault = "the router has not answered in time"
+            refusal = RequestRejected(503, "router_unavailable", fault, "ask again in a moment", retry_after=1.0)
+        else:
+            fault = f"for {self._settings.max_wait_s:g} s others' questions about history have had all places"
+            refusal = RequestRejected(503, "history_busy", fault, "ask again in a moment", retry_after=2.0)
+        self._finish(task, refusal, now)
 
     # ------------------------------------------------------------------------------------------------ places
 
-    def _give_places(self) -> None:
+    def _give_places(self, now: float) -> None:
         """Those of users who have no place come first: whatever others ask, nobody waits for all of it."""
+        self._has_free_place = False
         served = {task.user for task in self._active}
         for is_first in (True, False):
             for task in self._tasks:
@@ -264,6 +296,7 @@ class HistoryScheduler:
                 if task not in self._active and not (is_first and task.user in served):
                     served.add(task.user)
                     self._active.add(task)
+                    task.deadline = now + self._settings.timeout_s
                     self._request_part(task)
 
     def _request_part(self, task: HistoryTask) -> None:
@@ -305,7 +338,7 @@ class HistoryScheduler:
         else:
             self.rejected_count += 1
         done(outcome, now)
-        self._give_places()
+        self._give_places(now)
 
 
 def explain_refusal(message: HistoryResponse, query: HistoryQuery) -> RequestError:

@@ -19,6 +19,9 @@ class HistorySettings(Section):
     timeout_s: float = Field(
         5.0, ge=0.1, le=60, description="how long a page of history is made; then it ends with what was found"
     )
+    max_wait_s: float = Field(
+        5.0, ge=0.1, le=60, description="how long a question waits for its turn to begin; then it is refused with 503"
+    )
     page_events: int = Field(  # 1,000 is what clients may ask for without a question
         5_000, ge=1_000, le=50_000, description="events in one page of history, at most"
     )

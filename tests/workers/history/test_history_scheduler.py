@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.backplane.messages import HistoryResponse
-from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
+from solowire.backplane.messages import HistoryResponse, Revocation
+from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected, TokenRevoked
 from solowire.model.access import Identity
 from solowire.protocol import messages as c
 from solowire.protocol.history_query import parse_history
@@ -212,6 +213,7 @@ def test_a_shard_asks_for_a_few_at_a_time() -> None:
     tasks = [asker.ask() for asker in askers]
     assert [q.user for q in b.history_requests] == ["user-0", "user-1"]
     b.shard.history.cancel(tasks[0])
+    b.wait(0)
     assert [q.user for q in b.history_requests] == ["user-1", "user-2"]
     b.answer_history()
     assert [len(asker.outcomes) for asker in askers] == [0, 1, 1, 1]
@@ -226,7 +228,83 @@ def test_who_has_no_place_comes_before_who_has_one() -> None:
     Asker(b, "modest").ask()
     assert [q.user for q in b.history_requests] == ["greedy", "greedy"]
     b.shard.history.cancel(tasks[0])
+    b.wait(0)
     assert [q.user for q in b.history_requests] == ["greedy", "modest"]
+
+
+def test_the_time_of_a_page_begins_with_its_place() -> None:
+    """However long a question has waited for it, it has all of its time then."""
+    b = ShardHarness(history__max_concurrent=1, history__timeout_s=5.0, history__max_wait_s=4.0)
+    first, second = Asker(b, "ann"), Asker(b, "bob")
+    task = first.ask()
+    second.ask()
+    b.wait(3.5)
+    b.shard.history.cancel(task)
+    b.wait(4.9)
+    assert [q.user for q in b.history_requests] == ["bob"]
+    assert not second.outcomes
+    b.answer_history()
+    assert isinstance(second.outcomes.pop(), HistoryPage)
+
+
+def test_who_gets_no_place_in_time_is_told() -> None:
+    """Nobody waits without an end for what others ask, and nothing is asked for who has given up."""
+    b = ShardHarness(history__max_concurrent=1, history__timeout_s=30.0, history__max_wait_s=4.0)
+    first, second = Asker(b, "ann"), Asker(b, "bob")
+    first.ask()
+    second.ask()
+    b.wait(3.9)
+    assert not second.outcomes
+    b.wait(0.2)
+    [busy] = second.outcomes
+    assert isinstance(busy, RequestRejected)
+    assert (busy.status, busy.code, busy.retry_after) == (503, "history_busy", 2.0)
+    assert [q.user for q in b.history_requests] == ["ann"]
+
+
+def test_a_page_ends_with_its_token() -> None:
+    """Whoever is revoked is told so at once, whether the page is under way or waits; others go on."""
+    b = ShardHarness(history__max_concurrent=1)
+    ann, bob, late = Asker(b, "ann"), Asker(b, "bob"), Asker(b, "ann")
+    for asker in (ann, bob, late):
+        asker.ask()
+    b.shard.revoke([Revocation("r1", "ann", None, None, WALL, WALL + 1e6, "admin")], b.now)
+    for asker in (ann, late):
+        [refused] = asker.outcomes
+        assert isinstance(refused, TokenRevoked)
+        assert refused.code == "token_revoked"
+    assert [q.user for q in b.history_requests] == ["bob"]
+    b.answer_history()
+    assert isinstance(bob.outcomes.pop(), HistoryPage)
+
+
+def test_who_asks_on_and_on_gives_way_to_live_events() -> None:
+    """The same pages take several times as long while live events come, and come all the same."""
+    idle_s, live_s = (time_pages(is_live=is_live) for is_live in (False, True))
+    assert 3.5 < live_s / idle_s < 5.0  # (16 + 1) to (3 + 1)
+
+
+def time_pages(*, is_live: bool) -> float:
+    """How long many pages take of a shard whose stopwatch says that each look at it takes 0.1 ms."""
+    b = ShardHarness(history__rate=1e6, history__burst=1e6)
+    for _ in range(1000):
+        b.publish("custom.a", {})
+    b.wait(2.0)
+    ticks = count(1)
+    b.shard.clock.stopwatch = lambda: next(ticks) * 0.0001
+    asker, began = Asker(b), b.now
+    for _ in range(20):
+        asker.ask()
+        while len(b.shard.history):
+            if is_live:
+                b.shard.history.record_live_events(b.now)
+            if b.history_requests:
+                b.shard.on_history_response(b.make_history_part(b.history_requests.pop(0), 100), b.now)
+            else:
+                b.now = max(b.now + 0.0001, b.shard.history.due_at)
+                b.shard.run(b.now)
+    assert sum(len(page.events) for page in asker.outcomes if isinstance(page, HistoryPage)) == 20 * 1000
+    return b.now - began
 
 
 def test_a_question_that_is_none_counts_as_one() -> None:
