@@ -48,7 +48,7 @@ PAGES: dict[str, list[Benchmark]] = {
         *(overload.overload, backpressure.backpressure, never_read.never_read, refusals.refusals),
         *(aggregation.aggregation, leases.leases),
     ],
-    "": [refusals.refusals_alone, compression.compression, history.history],
+    "": [compression.compression, history.history],
 }
 """The cases of each page in their order; under "" those of none."""
 CASES = {case.name: case for cases in PAGES.values() for case in cases}

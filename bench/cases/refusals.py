@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import multiprocessing
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -24,12 +20,9 @@ from bench.receiver import Receiver
 from bench.registry import Length, benchmark
 from bench.report import Case, Row
 from bench.server import START_TIMEOUT_S, is_listening
-from bench.solowire_system import Settings, Solowire, sign, start_role
+from bench.solowire_system import Solowire, sign
 from bench.ws_client import JSON, Ticket, format_upgrade
 from solowire.auth.tokens import Tokens
-from solowire.backplane import messages as backplane
-from solowire.backplane.messages import AdmissionState, Heartbeat, HeartbeatResponse, Join, RingState, ShardAddress
-from solowire.backplane.zmq_transport import RouterSocket
 from solowire.domains.dns.dns_domain import DNS
 from solowire.model.access import ROLES
 
@@ -39,7 +32,7 @@ USERS = 5000
 ROLE = "viewer"
 TARGET_PERCENT = 25.0
 TARGET_US = f"{TARGET_PERCENT * 1e4 / PER_SECOND:.0f}"
-REFUSALS = {(503, "over_limit"), (503, "not_ready")}
+REFUSAL = (503, "over_limit")
 PROBES = 0.03
 """The share of attempts that may be sent on to the shard: ten users a second, each up to three times."""
 
@@ -76,18 +69,6 @@ def refusals(case: Case, length: Length) -> None:
         _add_rows(case, length, target)
 
 
-@benchmark()
-def refusals_alone(case: Case, length: Length) -> None:
-    """What a refusal costs a gateway and a shard without a router: told that all is full, and told no ring.
-
-    As `refusals`, but a gateway and a shard run alone, and this process is their router: it tells the gateway that all
-    groups are full and never tells the shard a ring, so that the shard refuses (`not_ready`) after it has verified the
-    ticket.
-    """
-    with _with_fake_router() as target:
-        _add_rows(case, length, target)
-
-
 def _fill(system: Solowire, receiver: Receiver) -> None:
     """Connects users until shard and gateway refuse them: how many that takes is the coordinator's to say."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -120,54 +101,6 @@ def _ask_ticket(system: Solowire, user: str) -> Ticket | None:
     if reply.status != 200:
         raise BenchError(f"/v1/connect answered {reply}")
     return msgspec.json.decode(reply.body, type=Ticket)
-
-
-@contextlib.contextmanager
-def _with_fake_router() -> Iterator[Target]:
-    """A gateway and a shard alone, with a router that says that all is full."""
-    port, secret = free_ports(2), "the secret of a benchmark and of nothing else"
-    with tempfile.TemporaryDirectory(prefix="solowire-bench-") as folder, contextlib.ExitStack() as stack:
-        (Path(folder) / "run").mkdir(mode=0o700)
-        address = f"ipc://{folder}/run/router"
-        router = multiprocessing.get_context("spawn").Process(target=_run_fake_router, args=(address,), daemon=True)
-        router.start()
-        stack.callback(router.join)
-        stack.callback(router.terminate)
-        settings: Settings = {"SECRET": secret, "PORT": port, "SHARDS": 1}
-        gateway = start_role(Path(folder), settings, "gateway")
-        stack.callback(end_tree, gateway)
-        shard = start_role(Path(folder), settings, "shard", "--index", "0")
-        stack.callback(end_tree, shard)
-        target = Target((gateway.pid, port), (shard.pid, port + 1), secret)
-        deadline, answer = time.monotonic() + START_TIMEOUT_S, "nothing"
-        while not answer.startswith("503") or "no_shard" in answer:
-            if time.monotonic() > deadline:
-                raise BenchError(f"the gateway does not refuse, it answered {answer}")
-            time.sleep(0.2)
-            with contextlib.suppress(OSError), contextlib.closing(HttpWire(port)) as http:
-                answer = str(http.request("POST", "/v1/connect", bearer(target.sign("first"))))
-        yield target
-
-
-def _run_fake_router(address: str) -> None:
-    async def run() -> None:
-        ring = RingState("bench", 1, 0, [ShardAddress(0, HOST, 1, "bench")])
-        state = AdmissionState([ROLE], True, 1.0)
-
-        def on_message(peer: bytes, raw: bytes) -> None:
-            if not peer.startswith(b"gateway"):
-                return
-            match backplane.decode_from_peer(raw):
-                case Join():
-                    socket.send(peer, backplane.encode(ring))
-                    socket.send(peer, backplane.encode(state))
-                case Heartbeat():
-                    socket.send(peer, backplane.encode(HeartbeatResponse("bench", 1, admission_state=state)))
-
-        socket = RouterSocket(address, on_message)
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
 
 
 @contextlib.contextmanager
@@ -263,7 +196,7 @@ def _faults(answers: Answers) -> Iterator[str]:
     for (status, code), count in answers.answers.items():
         if status in (200, 204):
             probes += count
-        elif (status, code) not in REFUSALS:
+        elif (status, code) != REFUSAL:
             yield f"{count:,} of {answers.attempts:,} answers were {status} {code}"
     if probes > answers.attempts * PROBES:
         yield f"{probes:,} of {answers.attempts:,} were let through"
