@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from solowire.cli.bind9_parts import make_bind9_parts
 from solowire.cli.command_options import PathOption, check_texts, load_settings, read_zones, remote
 from solowire.cli.command_tokens import make_token
-from solowire.errors import ConfigError
 from solowire.model.access import PUBLISH
-from solowire.runtime.data_directory import make_data_directory
 from solowire.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +28,13 @@ def source() -> None:
 
 @source.command()
 @click.option("--query-log", type=PathOption(readable=False), help="The query log that named writes.")
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=PathOption(readable=False),
+    help="Another log that named writes: reloads, status, policy hits, refusals, updates. May be given more than once.",
+)
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option(
@@ -43,6 +49,7 @@ def source() -> None:
 def bind9(
     config: Path | None,
     query_log: Path | None,
+    logs: tuple[Path, ...],
     server: str | None,
     zones: str | None,
     from_start: bool | None,
@@ -57,33 +64,14 @@ def bind9(
     check_texts()
     labels = read_zones(zones)
     queries = {"query_log": query_log, "from_start": from_start, "zones": list(labels) or None}
-    settings = load_settings(
-        config, "source", source={"server": server, "state_dir": state_dir, "queries": queries}, **options
-    )
-    _run_source("bind9", settings, _make_bind9_parts)
-
-
-def _make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[SourcePart]:
-    """The parts that are set up. Raises ConfigError if there are none."""
-    from solowire.sources.bind9.queries.query_log_part import QueryLogPart
-
-    source = settings.source
-    parts: list[SourcePart] = []
-    if source.queries.query_log is not None:
-        parts.append(
-            QueryLogPart(
-                source.queries.query_log,
-                url=settings.url,
-                token=make_token(settings, PUBLISH),
-                server=outlet.server,
-                zones=source.queries.zones,
-                from_start=source.queries.from_start,
-                state_dir=_find_state_dir(settings),
-            )
-        )
-    if not parts:
-        raise ConfigError("nothing to watch: name a query log with --query-log, or see `solowire source bind9 --help`")
-    return parts
+    given = {
+        "server": server,
+        "state_dir": state_dir,
+        "queries": queries,
+        "server_log": {"files": list(logs) or None, "from_start": from_start},
+    }
+    settings = load_settings(config, "source", source=given, **options)
+    _run_source("bind9", settings, make_bind9_parts)
 
 
 def _run_source(
@@ -102,7 +90,3 @@ def _run_source(
             await run_source(kind, parts, outlet, stop, url=settings.url, begun=process.report_ready)
 
     process.run(run)
-
-
-def _find_state_dir(settings: Settings) -> Path:
-    return settings.source.state_dir or make_data_directory(settings) / "sources"

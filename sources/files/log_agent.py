@@ -11,7 +11,6 @@ way; it has the same ids again, by which the gateway knows it for `duplicate_win
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
+from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore, name_log
 from solowire.sources.files.directory_watch import DirectoryWatch
@@ -77,15 +77,15 @@ async def run_log_agent(
     stop: asyncio.Event,
     state_dir: Path | None = None,
     acknowledgements: Acknowledgements | None = None,
-    begun: Callable[[], None] = lambda: None,
+    status: PartStatus | None = None,
 ) -> None:
     """Publish what the lines of a log become, until `stop` is set.
 
     path: of the log, which need not exist yet. server: the name server's name, the events' `source`. from_start: also
     what the file holds already, if no place is known. state_dir: where the place is kept; nowhere if None.
-    acknowledgements: the ones that the publisher tells of refused events. begun: called when nothing stands in the way
-    of reading any more. Raises ConfigError if the file is there and can't be read, or the place can't be kept;
-    PublishRefused if the publisher has stopped.
+    acknowledgements: the ones that the publisher tells of refused events. status: of the part, kept up to date. Raises
+    ConfigError if the file is there and can't be read, or the place can't be kept; PublishRefused if the publisher has
+    stopped.
     """
     kind = interpreter.kind
     try:
@@ -111,9 +111,9 @@ async def run_log_agent(
                 store=store,
                 salt=f"{kind.name} {server} {name_log(path)}" if checkpoint is None else checkpoint.salt,
                 acknowledgements=acknowledgements or Acknowledgements(),
+                status=status or PartStatus(kind.name),
             )
             agent.save_first_place(checkpoint)
-            begun()
             await agent.run()
         finally:
             follower.close()
@@ -140,6 +140,7 @@ class _LogAgent:
         store: CheckpointStore | None,
         salt: str,
         acknowledgements: Acknowledgements,
+        status: PartStatus,
     ) -> None:
         self.follower = follower
         self.watch = watch
@@ -151,6 +152,7 @@ class _LogAgent:
         self.store = store
         self.salt = salt
         self.acknowledgements = acknowledgements
+        self.status = status
         self.condition = LogCondition(follower.path, server, self.clock, interpreter.kind)
         self.saved_place: Place | None = None
         self.report_trouble_at = 0.0
@@ -168,8 +170,9 @@ class _LogAgent:
         place = self.follower.current_place()
         if checkpoint is not None:
             logger.info(
-                f"{self.kind.name}_resumed",
+                "log_file_resumed",
                 server=self.server,
+                log=self.kind.name,
                 path=str(self.follower.path),
                 offset=0 if place is None else place.offset,
                 state=str(self.store.path) if self.store is not None else None,
@@ -196,13 +199,13 @@ class _LogAgent:
             self.has_ended.set()  # not cancelled: what it is writing must not come after our last word
             await keeping
             await self.save_place()
-            self.condition.check(self.follower, self.watch)
+            self.check_condition()
             self.report()
 
     async def read_lines(self) -> None:
         while not self.stop.is_set():
             lines = self.follower.read_lines()
-            self.condition.check(self.follower, self.watch)
+            self.check_condition()
             now = datetime.now(UTC)
             for number, line in enumerate(lines, start=1):
                 if not await self.publish_line(line, now):
@@ -249,11 +252,10 @@ class _LogAgent:
             self.acknowledgements.pass_line(Place(line.file, line.end))
             return True
         id = line.file.make_event_id(line.start, self.salt)
+        data = event.data if "server" in event.data else {"server": self.server, **event.data}
         while True:
             try:
-                await self.publisher.publish(
-                    event.type, event.data, id=id, timestamp=event.timestamp, source=self.server
-                )
+                await self.publisher.publish(event.type, data, id=id, timestamp=event.timestamp, source=self.server)
             except BufferFull:
                 if not await self.wait_for_room():
                     return False
@@ -271,7 +273,7 @@ class _LogAgent:
                 if self.stop.is_set():
                     return False
                 self.follower.hold_new_files()  # the log may be rotated more than once meanwhile
-                self.condition.check(self.follower, self.watch)
+                self.check_condition()
                 await self.wait_for_change(drained)
                 self.waited_s = waited + self.clock() - begun
                 self.report_if_due()
@@ -340,6 +342,15 @@ class _LogAgent:
 
     # ------------------------------------------------------------------------------------------ its reports
 
+    def check_condition(self) -> None:
+        """Say how the log is doing, in our own log and in the part's status."""
+        self.condition.check(self.follower, self.watch)
+        self.status.read_count, self.status.published_count = self.lines, self.events
+        if (hindrance := self.condition.hindrance) is None:
+            self.status.set_running()
+        else:
+            self.status.set_waiting(hindrance)
+
     @staticmethod
     def clock() -> float:
         return asyncio.get_running_loop().time()
@@ -358,10 +369,11 @@ class _LogAgent:
         """
         lost = {"lost_bytes": self.follower.lost_bytes} if self.follower.lost_bytes else {}
         logger.info(
-            f"{self.kind.name}_progress",
+            "log_file_progress",
             server=self.server,
+            log=self.kind.name,
             lines=self.lines,
-            **{self.kind.counted: self.events},
+            events=self.events,
             skipped=self.skipped,
             dropped=self.follower.dropped,
             passed_over=self.follower.passed_over,

@@ -29,24 +29,27 @@ logger = structlog.get_logger()
 class LogKind(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of log, in words.
 
-    name: how the names of our own log lines begin. title: what messages call it. wanted: one of the lines that are
-    looked for. counted: those of them that became events, as a field. channel_hint: how to have named write it.
+    name: in our own log lines. title: what messages call it. wanted: one of the lines that are
+    looked for. channel_hint: how to have named write it.
     """
 
     name: str
     title: str
     wanted: str
-    counted: str
     channel_hint: str
 
 
 class LogCondition:
-    """Says what is wrong with one log. clock: seconds, that never go back."""
+    """Says what is wrong with one log. clock: seconds, that never go back.
+
+    hindrance: why there is nothing to read, with the path; None while there is.
+    """
 
     def __init__(self, path: Path, server: str, clock: Callable[[], float], kind: LogKind) -> None:
         self.path = path
+        self.hindrance: str | None = None
         self._kind = kind
-        self._log = logger.bind(server=server)
+        self._log = logger.bind(server=server, log=kind.name)
         self._clock = clock
         self._missing_since: float | None = clock() - MISSING_S  # at the start there is no rotation to wait for
         self._due: dict[str, float] = {}  # when to say again what was said
@@ -99,6 +102,7 @@ class LogCondition:
         losses, follower.losses = follower.losses, []
         for loss in losses:
             self._tell_loss(loss)
+        self.hindrance = None if follower.trouble is None else str(follower.trouble)
         self._tell_trouble(follower.trouble)
         self._tell_missing(follower.is_missing)
         if self._is_strange and self._is_due("strange"):
@@ -112,7 +116,7 @@ class LogCondition:
             self._watch_trouble = trouble
             if trouble is not None:
                 self._log.warning(
-                    f"{self._kind.name}_polling",
+                    "log_file_polling",
                     path=str(self.path),
                     reason=trouble,
                     hint="no inotify: it is looked at ten times a second, and faster rotations may be missed; let the "
@@ -121,10 +125,10 @@ class LogCondition:
 
     def _tell_loss(self, loss: Loss) -> None:
         if loss.is_all and not loss.files and not loss.size:
-            self._log.info(f"{self._kind.name}_truncated", path=str(self.path))
+            self._log.info("log_file_truncated", path=str(self.path))
             return
         self._log.warning(
-            f"{self._kind.name}_lines_lost",
+            "log_file_lines_lost",
             path=str(self.path),
             reason=loss.reason,
             files=loss.files,
@@ -139,9 +143,9 @@ class LogCondition:
         if found is not None and (trouble != self._trouble or self._is_due("trouble")):
             self._say_again_later("trouble")
             hint = f"{explain_way_out(found)}; it is tried again"
-            self._log.warning(f"{self._kind.name}_open_failed", path=str(self.path), error=trouble, hint=hint)
+            self._log.warning("log_file_open_failed", path=str(self.path), error=trouble, hint=hint)
         elif found is None and self._trouble is not None:
-            self._log.info(f"{self._kind.name}_reopened", path=str(self.path))
+            self._log.info("log_file_reopened", path=str(self.path))
         self._trouble = trouble
 
     def _tell_missing(self, is_missing: bool) -> None:
@@ -149,15 +153,18 @@ class LogCondition:
         if not is_missing:
             if "missing" in self._due:
                 del self._due["missing"]
-                self._log.info(f"{self._kind.name}_found", path=str(self.path))
+                self._log.info("log_file_found", path=str(self.path))
             self._missing_since = None
             return
         if self._missing_since is None:
             self._missing_since = now
-        if now - self._missing_since >= MISSING_S and self._is_due("missing"):
+        if now - self._missing_since < MISSING_S:
+            return
+        self.hindrance = f"{self.path}: {_why_missing(self.path)}"
+        if self._is_due("missing"):
             self._say_again_later("missing")
             self._log.warning(
-                f"{self._kind.name}_missing",
+                "log_file_missing",
                 path=str(self.path),
                 reason=_why_missing(self.path),
                 hint=f"waiting for it; {self._kind.channel_hint}",
@@ -166,7 +173,7 @@ class LogCondition:
     def _say_strange(self, reason: str) -> None:
         self._say_again_later("strange")
         self._log.warning(
-            f"{self._kind.name}_unmatched",
+            "log_file_unmatched",
             path=str(self.path),
             reason=reason,
             sample=_escaped(self._sample),

@@ -261,10 +261,10 @@ def test_a_missing_log_and_a_strange_one_are_said_at_once(system: System, tmp_pa
     few = tmp_path / "few.log"
     few.write_text("root:x:0\nbin:x:1\n")
     for log, options, says in (
-        (tmp_path / "no" / "query.log", [], ["query_log_missing", f"the directory {tmp_path}/no doesn't exist"]),
-        (strange, [], ["query_log_unmatched", "all zones loaded"]),
-        (few, ["--from-start"], ["query_log_unmatched", "of the 2 lines"]),
-        (strange, ["--from-start", "--state-dir", str(tmp_path / "state")], ["query_log_unmatched", "100 lines"]),
+        (tmp_path / "no" / "query.log", [], ["log_file_missing", f"the directory {tmp_path}/no doesn't exist"]),
+        (strange, [], ["log_file_unmatched", "all zones loaded"]),
+        (few, ["--from-start"], ["log_file_unmatched", "of the 2 lines"]),
+        (strange, ["--from-start", "--state-dir", str(tmp_path / "state")], ["log_file_unmatched", "100 lines"]),
     ):
         before = len(system.said())
         process = system.spawn("source", "bind9", "--query-log", str(log), *options, "--url", system.url)

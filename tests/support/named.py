@@ -83,7 +83,7 @@ class Named:
 
     def __enter__(self) -> Named:
         for _ in range(3):  # another process may take the port between our asking and named's binding
-            self.port = _free_port()
+            self.port = free_port()
             self._start()
             if self._answers(deadline=time.monotonic() + 15):
                 return self
@@ -165,7 +165,7 @@ class Named:
             process.wait(timeout=30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free for UDP and TCP on 127.0.0.1 at this moment."""
     while True:
         with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -47,6 +48,9 @@ def parse_table(value: Any) -> Any:
 
 TextList = Annotated[list[str], NoDecode, BeforeValidator(split_list)]
 """Texts, with commas or as JSON where they are one text."""
+
+PathList = Annotated[list[Path], NoDecode, BeforeValidator(split_list)]
+"""Paths, the same."""
 
 Table = Annotated[dict[str, T], NoDecode, BeforeValidator(parse_table)]
 """A value for each name, as JSON where it is one text."""

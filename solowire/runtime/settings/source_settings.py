@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from solowire.runtime.settings.section import Section, TextList
+from solowire.runtime.settings.section import PathList, Section, TextList
 
 
 class QueriesSettings(Section):
@@ -15,6 +15,15 @@ class QueriesSettings(Section):
     query_log: Path | None = Field(None, description="the query log that named writes; - for standard input")
     from_start: bool = Field(False, description="begin at the log's start, not at its end, if no place is known yet")
     zones: TextList = Field(default_factory=list, description="queries beneath one of these zones are labelled with it")
+
+
+class ServerLogSettings(Section):
+    """What a BIND 9 server logs beside its queries."""
+
+    files: PathList = Field(
+        default_factory=list, description="logs that named writes: reloads, status, policy hits, refusals, updates"
+    )
+    from_start: bool = Field(False, description="begin at the logs' start, not at their end, if no place is known yet")
 
 
 class SourceSettings(Section):
@@ -27,3 +36,4 @@ class SourceSettings(Section):
         None, description="where sources keep their places; default: sources in the data directory"
     )
     queries: QueriesSettings = QueriesSettings()
+    server_log: ServerLogSettings = ServerLogSettings()

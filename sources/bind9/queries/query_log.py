@@ -15,7 +15,8 @@ from datetime import datetime, tzinfo
 
 import msgspec
 
-from solowire.sources.bind9.syslog_prefix import MONTHS, has_time, parse_moment, split_syslog, to_utc
+from solowire.sources.bind9.log_time import BIND_TIME, format_time, parse_time
+from solowire.sources.bind9.syslog_prefix import has_time, parse_moment, split_syslog
 
 EVENT_TYPE = "dns_query_log"
 
@@ -25,9 +26,8 @@ LINE_CHARACTERS = 64 * 1024
 # Every repeated class ends at a character that it doesn't contain, or is matched once per line: time stays
 # linear in the line's length. `[!-~]` is ASCII without white space, all that dns_name_format() writes.
 _LINE = re.compile(
+    rf"(?: (?P<time> {BIND_TIME} ) \  )?"  # print-time
     r"""
-    (?: (?P<time> \d\d-[A-Z][a-z]{2}-\d{4}\ \d\d:\d\d:\d\d\.\d{3}  # print-time local
-                | \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (?: Z | [+-]\d\d:?\d\d )? ) \  )?  # iso8601…
     (?: queries:\  )?  # print-category
     (?: [a-z]+ (?: \ -?\d+ )? :\  )?  # print-severity
     client\  (?: @0x[0-9a-fA-F]+\  )?
@@ -89,11 +89,11 @@ def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Qu
         return None
     timestamp = None
     if fields["time"] is not None:
-        timestamp = _written(to_utc(_iso(fields["time"]), tz))
+        timestamp = format_time(parse_time(fields["time"], tz))
         if timestamp is None:
             return None
     elif prefix is not None and has_time(prefix):
-        timestamp = _written(parse_moment(prefix, tz, now))
+        timestamp = format_time(parse_moment(prefix, tz, now))
         if timestamp is None and now is not None:
             return None
     return Query(
@@ -108,18 +108,6 @@ def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Qu
         view=fields["view"],
         key=fields["key"],
     )
-
-
-def _iso(time: str) -> str:
-    """Makes ISO 8601 of a time of BIND's; `strptime` is too slow for each line."""
-    if time[2] != "-":
-        return time
-    return f"{time[7:11]}-{MONTHS.get(time[3:6], '00')}-{time[:2]}T{time[12:]}"
-
-
-def _written(utc: datetime | None) -> str | None:
-    """RFC 3339, with milliseconds and `Z`."""
-    return None if utc is None else utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def normalize_zones(zones: Iterable[str]) -> frozenset[str]:

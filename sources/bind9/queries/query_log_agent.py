@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from solowire.sources.bind9.queries.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
+from solowire.sources.bind9.queries.query_observer import ObservedQuery, QueryObserver
 from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.line_meaning import UNKNOWN_LINE, LineEvent, LineMeaning
 from solowire.sources.files.log_agent import EventPublisher, run_log_agent
@@ -17,25 +18,35 @@ QUERY_LOG = LogKind(
     name="query_log",
     title="query log",
     wanted="a query",
-    counted="queries",
     channel_hint="name the `file` of the channel that named.conf's `logging` gives `category queries`; a "
     "`querylog yes` or `rndc querylog on` makes named write it",
 )
 
 
 class QueryLines:
-    """What the lines of a query log say. zones: names of the zones to be told in the events."""
+    """What the lines of a query log say.
+
+    zones: names of the zones to be told in the events. observers: are told of each query.
+    """
 
     kind = QUERY_LOG
 
-    def __init__(self, zones: Iterable[str]) -> None:
+    def __init__(self, zones: Iterable[str], observers: Sequence[QueryObserver] = ()) -> None:
         self.zones = normalize_zones(zones)
+        self.observers = observers
 
     def interpret_line(self, text: str, now: datetime) -> LineMeaning:
         """Makes a `dns_query_log` of a query. Times without a zone are this machine's."""
         query = parse_query(text, None, now)
         if query is None:
             return UNKNOWN_LINE
+        if self.observers:
+            asked = now if query.timestamp is None else datetime.fromisoformat(query.timestamp)
+            observed = ObservedQuery(
+                asked.timestamp(), query.client_ip, query.query_domain, query.query_type, None, query.view
+            )
+            for observer in self.observers:
+                observer.observe_query(observed)
         return LineMeaning(True, LineEvent(EVENT_TYPE, make_payload(query, self.zones), query.timestamp))
 
     def recognizes_line(self, text: str) -> bool:
@@ -53,7 +64,6 @@ async def run_bind9(
     stop: asyncio.Event,
     state_dir: Path | None = None,
     acknowledgements: Acknowledgements | None = None,
-    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """Publish every query of a BIND 9 query log as `dns_query_log`, until `stop` is set.
 
@@ -69,5 +79,4 @@ async def run_bind9(
         stop=stop,
         state_dir=state_dir,
         acknowledgements=acknowledgements,
-        begun=begun,
     )

@@ -363,8 +363,16 @@ async def test_the_agent_publishes_queries_and_skips_the_rest(log: Path) -> None
     assert (type, timestamp, source) == ("dns_query_log", "2026-11-23T11:33:34.500Z", "ns1")
     assert data["zone"] == "z.example"
     assert "zone" not in publisher.events[1][1]
-    counts = {"lines": 3, "queries": 2, "skipped": 1, "dropped": 0, "passed_over": 0, "waited_s": 0.0}
-    assert logs == [{"event": "query_log_progress", "log_level": "info", "server": "ns1", **counts}]
+    counts = {
+        "log": "query_log",
+        "lines": 3,
+        "events": 2,
+        "skipped": 1,
+        "dropped": 0,
+        "passed_over": 0,
+        "waited_s": 0.0,
+    }
+    assert logs == [{"event": "log_file_progress", "log_level": "info", "server": "ns1", **counts}]
 
 
 async def test_the_agent_reports_as_time_passes(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +425,7 @@ async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
         await until(lambda: publisher.names()[-1] == f"n{FILES_HELD + 1}.example")
         stop.set()
         await agent
-    assert [entry["files"] for entry in logs if entry["event"] == "query_log_lines_lost"] == [1]
+    assert [entry["files"] for entry in logs if entry["event"] == "log_file_lines_lost"] == [1]
     assert (logs[-1]["passed_over"], logs[-1]["waited_s"] > 0) == (1, True)
     assert len(publisher.events) == 2 + FILES_HELD + 1
 

@@ -84,7 +84,7 @@ def test_a_missing_log_is_said_at_once_and_once_a_minute(
     agent = follow(path)
     for _ in range(5):
         agent.check()
-    assert [entry["event"] for entry in said] == ["query_log_missing"]
+    assert [entry["event"] for entry in said] == ["log_file_missing"]
     assert (said[0]["log_level"], said[0]["path"]) == ("warning", str(path))
     assert said[0]["reason"] == reason.format(tmp_path)
     assert "named.conf" in said[0]["hint"]
@@ -96,7 +96,7 @@ def test_a_missing_log_is_said_at_once_and_once_a_minute(
         path.touch()
         agent.check()
         agent.check()
-        assert [entry["event"] for entry in said[2:]] == ["query_log_found"]
+        assert [entry["event"] for entry in said[2:]] == ["log_file_found"]
 
 
 def test_a_rotation_is_not_a_missing_log(tmp_path: Path, said: Said, follow: Callable[[Path], Agent]) -> None:
@@ -112,7 +112,7 @@ def test_a_rotation_is_not_a_missing_log(tmp_path: Path, said: Said, follow: Cal
     assert said == []
     agent.now += 0.2
     agent.check()
-    assert [entry["event"] for entry in said] == ["query_log_missing"]
+    assert [entry["event"] for entry in said] == ["log_file_missing"]
 
 
 def test_after_a_hundred_lines_without_a_query_one_is_shown(
@@ -130,7 +130,7 @@ def test_after_a_hundred_lines_without_a_query_one_is_shown(
         agent.check()
         agent.condition.skip_line(hostile)
     [entry] = said
-    assert (entry["event"], entry["log_level"]) == ("query_log_unmatched", "warning")
+    assert (entry["event"], entry["log_level"]) == ("log_file_unmatched", "warning")
     assert entry["sample"].isprintable()
     assert entry["sample"].startswith(r"\x1b]0;owned\x07\r\n\u202e\x00xxx")
     assert len(entry["sample"]) < 300
@@ -207,7 +207,7 @@ def test_without_inotify_the_log_is_looked_at_and_that_is_said(
         path.rename(tmp_path / f"query.log.{5 - number}")
         path.touch()
         agent.check()
-    assert [(entry["event"], entry["log_level"]) for entry in said] == [("query_log_polling", "warning")]
+    assert [(entry["event"], entry["log_level"]) for entry in said] == [("log_file_polling", "warning")]
     assert said[0]["reason"] == "No space left on device"
     monkeypatch.undo()
     agent.follower.hold_new_files()

@@ -1,4 +1,4 @@
-"""The query log as a part of the BIND 9 source.
+"""One of named's logs, as a part of a source.
 
 It has a lane of its own to the gateway, as its place in the log follows from what that lane has had acknowledged. It
 drops nothing: while the gateway is away the log itself is the buffer.
@@ -7,7 +7,6 @@ drops nothing: while the gateway is away the log itself is the buffer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,34 @@ from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import Publisher
 from solowire.sources.agent.event_outlet import log_rejected
 from solowire.sources.agent.source_status import PartStatus
-from solowire.sources.bind9.queries.query_log_agent import run_bind9
 from solowire.sources.files.acknowledgements import Acknowledgements
+from solowire.sources.files.line_meaning import LineInterpreter
+from solowire.sources.files.log_agent import run_log_agent
 
 
-class QueryLogPart:
-    """Publishes every query of one query log. The arguments are those of `run_bind9`, and the gateway's."""
-
-    name = "query_log"
+class LogPart:
+    """Publishes what the lines of one log become. url, token: the gateway's. The rest as for `run_log_agent`."""
 
     def __init__(
         self,
-        query_log: Path,
+        path: Path,
+        interpreter: LineInterpreter,
         *,
+        name: str,
         url: str,
         token: Token,
         server: str,
-        zones: Iterable[str],
         from_start: bool,
         state_dir: Path,
     ) -> None:
-        self.query_log = query_log
-        self.url = url
-        self.token = token
-        self.server = server
-        self.zones = frozenset(zones)
-        self.from_start = from_start
-        self.state_dir = state_dir
+        self.name = name
+        self._path = path
+        self._interpreter = interpreter
+        self._url = url
+        self._token = token
+        self._server = server
+        self._from_start = from_start
+        self._state_dir = state_dir
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until `stop` is set. Raises ConfigError, PublishRefused."""
@@ -51,16 +51,16 @@ class QueryLogPart:
             log_rejected(event, problem)
             acknowledgements.refuse_event(event["id"])
 
-        async with Publisher(self.url, self.token, on_refused=refuse) as publisher:
-            await run_bind9(
-                self.query_log,
+        async with Publisher(self._url, self._token, on_refused=refuse) as publisher:
+            await run_log_agent(
+                self._path,
+                self._interpreter,
                 publisher,
-                server=self.server,
-                from_start=self.from_start,
-                zones=self.zones,
+                server=self._server,
+                from_start=self._from_start,
                 stop=stop,
-                state_dir=self.state_dir,
+                state_dir=self._state_dir,
                 acknowledgements=acknowledgements,
-                begun=status.set_running,
+                status=status,
             )
             await publisher.close()  # what it could not send is read again at the next start

@@ -1,0 +1,99 @@
+"""The parts of the BIND 9 source, made of the settings, and what one of them tells another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from solowire.cli.command_tokens import make_token
+from solowire.errors import ConfigError
+from solowire.model.access import PUBLISH
+from solowire.runtime.data_directory import make_data_directory
+from solowire.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from solowire.sources.agent.event_outlet import EventOutlet
+    from solowire.sources.agent.source_runner import SourcePart
+    from solowire.sources.bind9.queries.query_observer import QueryObserver
+    from solowire.sources.bind9.zones.update_authors import UpdateAuthors
+
+
+def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[SourcePart]:
+    """The parts that are set up. Raises ConfigError if there are none."""
+    from solowire.sources.bind9.zones.update_authors import UpdateAuthors
+
+    authors = UpdateAuthors()
+    parts = [
+        *_make_query_parts(settings, outlet, ()),
+        *_make_server_log_parts(settings, outlet, authors),
+    ]
+    if not parts:
+        raise ConfigError(
+            "nothing to watch: name a query log with --query-log, another log of named with --log, or see "
+            "`solowire source bind9 --help`"
+        )
+    return parts
+
+
+def _make_query_parts(
+    settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
+) -> Sequence[SourcePart]:
+    """What tells of queries. observers: are told of each."""
+    from solowire.sources.bind9.queries.query_log_agent import QueryLines
+    from solowire.sources.files.log_part import LogPart
+
+    queries = settings.source.queries
+    if queries.query_log is None:
+        return ()
+    return [
+        LogPart(
+            queries.query_log,
+            QueryLines(queries.zones, observers),
+            name="query_log",
+            url=settings.url,
+            token=make_token(settings, PUBLISH),
+            server=outlet.server,
+            from_start=queries.from_start,
+            state_dir=_find_state_dir(settings),
+        )
+    ]
+
+
+def _make_server_log_parts(settings: Settings, outlet: EventOutlet, authors: UpdateAuthors) -> Sequence[SourcePart]:
+    """What tells of reloads, status, policy hits, refusals and updates: one part for each log."""
+    from solowire.sources.bind9.server.bind_state import BindState
+    from solowire.sources.bind9.server.reload_log import ReloadLog
+    from solowire.sources.bind9.server.server_lines import ServerLines
+    from solowire.sources.files.log_part import LogPart
+
+    server_log = settings.source.server_log
+    if not server_log.files:
+        return ()
+    authors.has_feed = True
+    lines = ServerLines(ReloadLog(), BindState(outlet.server), authors=authors)
+    return [
+        LogPart(
+            path,
+            lines,
+            name=name,
+            url=settings.url,
+            token=make_token(settings, PUBLISH),
+            server=outlet.server,
+            from_start=server_log.from_start,
+            state_dir=_find_state_dir(settings) / "server_log",  # a file may hold queries, too, and has two places then
+        )
+        for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True)
+    ]
+
+
+def _name_log_parts(paths: Sequence[Path]) -> list[str]:
+    """What the statuses of several logs' parts are called: `server_log`, with the file's name if there are more."""
+    if len(paths) == 1:
+        return ["server_log"]
+    names = [path.name for path in paths]
+    return [f"server_log {path.name if names.count(path.name) == 1 else path}" for path in paths]
+
+
+def _find_state_dir(settings: Settings) -> Path:
+    return settings.source.state_dir or make_data_directory(settings) / "sources"

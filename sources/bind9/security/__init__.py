@@ -1,0 +1,1 @@
+"""Findings that someone responsible for security should look at."""

@@ -1,0 +1,1 @@
+"""A BIND 9 server itself: its configuration, its reloads, its status, its statistics."""
