@@ -9,40 +9,34 @@ event, one in each step, so that whoever runs the steps can do something else be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 
 from solowire.algorithms.json_faults import describe_json_fault
 from solowire.algorithms.name_suggestion import find_match
-from solowire.errors import InvalidEvent, InvalidEvents, RequestError, RequestRejected
+from solowire.errors import InvalidEvent, InvalidEvents, RequestError
+from solowire.gateway.publish.body_cutter import (
+    MSGPACK_TYPES,
+    NDJSON_TYPES,
+    TOO_DEEP,
+    BodyCutter,
+    Item,
+    make_unreadable,
+)
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
 
-JSON_TYPES = ("application/json", "")
-NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
-
 MAX_FAULTS = 100
-MAX_SPELLING, MAX_ENVELOPE = 4, 8 * 1024
-"""An item may have so many times the bytes that an event's data may have as plain JSON, blanks and escapes included,
-and so many more for all that is beside the data."""
-
-LARGE_BYTES = 128 * 1024
-"""Above it items are counted while a body is cut: 4 MB may hold two million, which take a tenth of a second. To count
-costs 0.05 ms, too much for a small body."""
-MAX_COUNTED = 50_000
-"""With more events in a request than that, as an operator may allow, they are counted when they are cut."""
-
-_LINE = re.compile(rb"\S[^\n]*")
+MAX_SPELLING, MAX_PACKED_SPELLING, MAX_ENVELOPE = 4, 3, 8 * 1024
+"""An item may have so many times the bytes that an event's data may have as plain JSON, blanks and escapes included
+(in MessagePack a number of 3 bytes of JSON may take 9), and so many more for all that is beside the data."""
+_STRUCTURE = b'[]{},:"'
 
 _LEAP_SECOND = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):60(?:\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-_TOO_DEEP = f"it is nested too deeply: data may have {MAX_DEPTH} levels"
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _TOLD = 300
@@ -65,26 +59,11 @@ class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True):
     correlation_id: _Text | None = None
 
 
-_NO_ITEM = msgspec.Raw()
-
-
-@cache
-def _make_array_decoder(most: int) -> Callable[[bytes], msgspec.Struct]:
-    """Decodes a JSON array of `most` items at most, as one object of so many fields; _NO_ITEM where there is none.
-
-    It stops at the first item too many, where a list is made whole before its length is looked at. Raises what msgspec
-    raises.
-    """
-    fields = [(f"item{index}", msgspec.Raw, _NO_ITEM) for index in range(most)]
-    array = msgspec.defstruct("_Items", fields, array_like=True, forbid_unknown_fields=True)
-    return msgspec.json.Decoder(array).decode
-
-
 _encode_json = msgspec.json.Encoder().encode
 _encode_pack = msgspec.msgpack.Encoder().encode
 _raw_json = msgspec.json.Decoder()
 _raw_pack = msgspec.msgpack.Decoder()
-_PACKED_ARRAYS = (*range(0x90, 0xA0), 0xDC, 0xDD)
+_pass_json, _pass_packed = msgspec.json.Decoder(msgspec.Raw).decode, msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
 class EventParser:
@@ -95,12 +74,11 @@ class EventParser:
     ) -> None:
         self._catalog = catalog
         self._new_id = new_id
-        self._max_events = max_events
         self._max_bytes = max_bytes
+        self._plain_bytes = max_bytes + MAX_ENVELOPE
         self._max_item_bytes = MAX_SPELLING * max_bytes + MAX_ENVELOPE
-        items = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=max_events)]
-        self._cut_large_json = _make_array_decoder(max_events) if max_events <= MAX_COUNTED else None
-        self._cut_json, self._cut_pack = msgspec.json.Decoder(items).decode, msgspec.msgpack.Decoder(items).decode
+        self._max_packed_bytes = MAX_PACKED_SPELLING * max_bytes + MAX_ENVELOPE
+        self._cutter = BodyCutter(max_events, self._max_item_bytes)
 
     def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
         """All that `iter_events` yields, at once."""
@@ -109,14 +87,16 @@ class EventParser:
     def iter_events(
         self, body: bytes, content_type: str, now: datetime, publisher: str | None = None
     ) -> Iterator[Event | None]:
-        """The events of a request of `publisher`, one in each step; None for an item that is none, which is told last.
+        """The events of a request of `publisher`, one in each step at most; None where a step has made none.
+
+        What an item is that is no event is told last.
 
         now: for those without a timestamp, and when all of them were taken. Raises InvalidEvents, which names each bad
         item; RequestRejected (413, 415); RequestError if the body is not readable.
         """
         kind = content_type.partition(";")[0].strip().lower()
         packed = kind in MSGPACK_TYPES
-        items = self._cut(body, kind)
+        items = yield from self._cutter.cut(body, kind)
         if not items:
             raise RequestError("empty_request", "the request holds no event", "send one object, an array or NDJSON")
         stamp, taken = format_rfc3339(now), now.timestamp()
@@ -134,58 +114,39 @@ class EventParser:
         if faults:
             raise InvalidEvents(faults)
 
-    def _cut(self, body: bytes, kind: str) -> Sequence[bytes | msgspec.Raw]:
-        """The items as they stand in the body. Raises RequestRejected, RequestError."""
-        if kind in NDJSON_TYPES:
-            lines = [found[0] for found in islice(_LINE.finditer(body), self._max_events + 1)]
-            if len(lines) > self._max_events:
-                raise self._make_too_many()
-            return lines
-        if kind not in (*JSON_TYPES, *MSGPACK_TYPES):
-            raise RequestRejected(
-                415,
-                "unsupported_media_type",
-                f"{kind!r} is not understood",
-                "send application/json, application/x-ndjson or application/msgpack",
-            )
-        packed = kind in MSGPACK_TYPES
-        if not (body[:1] and body[0] in _PACKED_ARRAYS if packed else body.lstrip()[:1] == b"["):
-            return [body]
-        try:
-            if packed:
-                return self._cut_pack(body)
-            if len(body) > LARGE_BYTES and self._cut_large_json is not None:
-                return [item for item in msgspec.structs.astuple(self._cut_large_json(body)) if item is not _NO_ITEM]
-            return self._cut_json(body)
-        except msgspec.ValidationError:
-            raise self._make_too_many() from None
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise _unreadable(error, kind, body) from None
-
-    def _decode(self, index: int, item: bytes | msgspec.Raw, kind: str) -> Any:
+    def _decode(self, index: int, item: Item, kind: str) -> Any:
         """Raises InvalidEvent; RequestError where a fault is the whole body's."""
         raw = memoryview(item)
+        is_packed = kind in MSGPACK_TYPES
         if len(raw) > self._max_item_bytes:
-            raise InvalidEvent(
-                index,
-                "$",
-                f"{len(raw)} bytes are more than the {self._max_item_bytes} that an event may have, all included",
-                "event_too_big",
-                "send what is large elsewhere, and its address here; "
-                "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
-            )
+            raise self._make_too_big(index)
         try:
-            return _raw_pack.decode(raw) if kind in MSGPACK_TYPES else _raw_json.decode(raw)
+            if len(raw) > self._plain_bytes and not self._may_fit(raw, is_packed=is_packed):
+                (_pass_packed if is_packed else _pass_json)(raw)  # what is no JSON at all is told so
+                raise self._make_too_big(index)
+            return _raw_pack.decode(raw) if is_packed else _raw_json.decode(raw)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             if kind not in NDJSON_TYPES:
-                raise _unreadable(error, kind, bytes(raw)) from None
-            reason = _TOO_DEEP if isinstance(error, RecursionError) else describe_json_fault(error, bytes(raw))
+                raise make_unreadable(error, kind, bytes(raw)) from None
+            reason = TOO_DEEP if isinstance(error, RecursionError) else describe_json_fault(error, bytes(raw))
             raise InvalidEvent(index, "$", f"the line is not valid JSON: {reason}", "invalid_body") from None
 
-    def _make_too_many(self) -> RequestRejected:
-        most = self._max_events
-        hint = f"send {most} at most in each; an operator raises SOLOWIRE_PUBLISH__MAX_REQUEST_EVENTS"
-        return RequestRejected(413, "too_many_events", f"a request may have {most} events", hint)
+    def _may_fit(self, raw: memoryview, *, is_packed: bool) -> bool:
+        """Whether it may be an event of a permitted size in a long spelling: to decode one that isn't takes long."""
+        if is_packed:
+            return len(raw) <= self._max_packed_bytes
+        # Each of these is at least itself in any spelling; what it stands between may become shorter.
+        return len(raw) - len(bytes(raw).translate(None, _STRUCTURE)) <= self._plain_bytes
+
+    def _make_too_big(self, index: int) -> InvalidEvent:
+        return InvalidEvent(
+            index,
+            "$",
+            f"it is larger than an event may be: {self._max_bytes} bytes of data as plain JSON, and "
+            f"{self._max_item_bytes} all included",
+            "event_too_big",
+            "send what is large elsewhere, and its address here; an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
+        )
 
     def _make_event(
         self, index: int, item: Any, stamp: str, taken: float, packed: bool, publisher: str | None
@@ -206,11 +167,20 @@ class EventParser:
                 "unknown_type",
                 _type_hint(incoming.type, self._catalog.names),
             )
-        if is_deeper(incoming.data, MAX_DEPTH):
-            raise InvalidEvent(index, "$.data", _TOO_DEEP)
         try:
-            attributes = self._catalog.validate_data(event_type, incoming.data)
             data = _encode_json(incoming.data)
+            # Before all that takes long for what is large.
+            if len(data) > self._max_bytes:
+                raise InvalidEvent(
+                    index,
+                    "$.data",
+                    f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
+                    "event_too_big",
+                    "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
+                )
+            if is_deeper(incoming.data, MAX_DEPTH):
+                raise InvalidEvent(index, "$.data", TOO_DEEP)
+            attributes = self._catalog.validate_data(event_type, incoming.data)
             _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too
             if packed and _raw_json.decode(data) != incoming.data:
                 # NaN would become null, bytes Base64, numbers as keys text: no client would get what was published.
@@ -219,14 +189,6 @@ class EventParser:
             raise _fault(index, error, "$.data", event_type.payload.struct) from None
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidEvent(index, "$.data", f"it can't be sent on: {error}", "out_of_range") from None
-        if len(data) > self._max_bytes:
-            raise InvalidEvent(
-                index,
-                "$.data",
-                f"{len(data)} bytes of data are more than the {self._max_bytes} that one event may have",
-                "event_too_big",
-                "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
-            )
         try:
             timestamp = stamp if incoming.timestamp is None else format_rfc3339(incoming.timestamp)
         except OverflowError:
@@ -276,17 +238,10 @@ def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:
     return "/".join(str(data[field]) for field in event_type.key_fields if data.get(field) is not None) or None
 
 
-def _unreadable(error: Exception, kind: str, raw: bytes) -> RequestError:
-    reason = _TOO_DEEP if isinstance(error, RecursionError) else describe_json_fault(error, raw)
-    name = "MessagePack" if kind in MSGPACK_TYPES else "JSON"
-    hint = f"the Content-Type says {kind or JSON_TYPES[0]}: send that, or say what it is"
-    return RequestError("invalid_body", f"the body is not valid {name}: {reason}", hint)
-
-
 def _fault(index: int, error: Exception, base: str, kind: type[msgspec.Struct] | None) -> InvalidEvent:
     """Makes an InvalidEvent of an error of msgspec's, which ends with "… - at `$.x`". kind: what did not fit."""
     if isinstance(error, RecursionError):
-        return InvalidEvent(index, base, _TOO_DEEP)
+        return InvalidEvent(index, base, TOO_DEEP)
     message, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("$")
     hint = _hint_for(message, path, kind)

@@ -9,6 +9,10 @@ _ESCAPE = re.compile(rb"\\[^u]|" + _HIGH + _LOW + rb"|(" + _HIGH + rb"|" + _LOW 
 """An escape that says half a character, in its group; whole pairs and other escapes are stepped over."""
 
 
+MOST_BYTES, SEARCHED_BYTES = 2**20, 64 * 1024
+"""Half a character is looked for in so many bytes: of the first of these that may be one, in so many from there."""
+
+
 def describe_json_fault(error: Exception, raw: bytes) -> str:
     """The error in words. raw: what was to be decoded.
 
@@ -16,7 +20,11 @@ def describe_json_fault(error: Exception, raw: bytes) -> str:
     """
     text = str(error)
     if "truncated" in text or "surrogate" in text:
-        for found in _ESCAPE.finditer(raw):
+        begins = [place for place in (raw.find(b"\\ud", 0, MOST_BYTES), raw.find(b"\\uD", 0, MOST_BYTES)) if place >= 0]
+        begin = min(begins, default=len(raw))
+        while raw[begin - 1 : begin] == b"\\":  # of which one may make the next a plain letter
+            begin -= 1
+        for found in _ESCAPE.finditer(raw, begin, begin + SEARCHED_BYTES):
             if found[1] is not None:
                 half = found[1].decode("ascii")
                 return f"it holds half a character ({half}), which UTF-8 can't say (byte {found.start()})"

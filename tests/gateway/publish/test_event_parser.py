@@ -19,15 +19,8 @@ from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import InvalidEvent, InvalidEvents, RequestError, RequestRejected
 from solowire.fanout.recent_log import Entry
 from solowire.gateway.publish import event_parser as publishing
-from solowire.gateway.publish.event_parser import (
-    JSON_TYPES,
-    LARGE_BYTES,
-    MAX_FAULTS,
-    MSGPACK_TYPES,
-    NDJSON_TYPES,
-    EventParser,
-    format_rfc3339,
-)
+from solowire.gateway.publish.body_cutter import JSON_TYPES, LARGE_BYTES, MSGPACK_TYPES, NDJSON_TYPES
+from solowire.gateway.publish.event_parser import MAX_FAULTS, EventParser, format_rfc3339
 from solowire.model.catalog import EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.protocol.messages import Codec
