@@ -17,6 +17,7 @@
      │    ├── HistoryRefused   the gateway doesn't answer a question about history, or can't go on with it
      │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
+     ├── DnstapError         what a name server sent by dnstap and can't be understood: counted and left out
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
 
 Exceptions carry data and build their own text, so that whoever catches one decides on the data. Foreign exceptions
@@ -262,6 +263,10 @@ class BufferFull(ClientError):
 
     def __str__(self) -> str:
         return f"{self.limit} events are waiting for the gateway already; wait for drain() or raise buffer_events"
+
+
+class DnstapError(SolowireError):
+    """A message or a connection of dnstap that can't be understood. `str()` says what it is, after "it sent"."""
 
 
 class BackplaneError(SolowireError):

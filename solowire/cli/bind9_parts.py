@@ -30,8 +30,8 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     ]
     if not parts:
         raise ConfigError(
-            "nothing to watch: name a query log with --query-log, another log of named with --log, or see "
-            "`solowire source bind9 --help`"
+            "nothing to watch: name a dnstap socket with --dnstap or a query log with --query-log, another log of "
+            "named with --log, or see `solowire source bind9 --help`"
         )
     return parts
 
@@ -40,10 +40,24 @@ def _make_query_parts(
     settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
 ) -> Sequence[SourcePart]:
     """What tells of queries. observers: are told of each."""
+    from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
     from solowire.sources.bind9.queries.query_log_agent import QueryLines
     from solowire.sources.files.log_part import LogPart
 
     queries = settings.source.queries
+    if queries.query_log is not None and queries.dnstap is not None:
+        raise ConfigError("--dnstap and --query-log together would tell of each query twice; name one of them")
+    if queries.dnstap is not None:
+        return [
+            DnstapPart(
+                queries.dnstap,
+                outlet,
+                group=queries.dnstap_group,
+                zones=queries.zones,
+                stats_interval_s=queries.stats_interval_s,
+                observers=observers,
+            )
+        ]
     if queries.query_log is None:
         return ()
     return [

@@ -29,6 +29,9 @@ def source() -> None:
 @source.command()
 @click.option("--query-log", type=PathOption(readable=False), help="The query log that named writes.")
 @click.option(
+    "--dnstap", type=PathOption(readable=False), help="The socket on which named tells of queries by dnstap: made here."
+)
+@click.option(
     "--log",
     "logs",
     multiple=True,
@@ -49,6 +52,7 @@ def source() -> None:
 def bind9(
     config: Path | None,
     query_log: Path | None,
+    dnstap: Path | None,
     logs: tuple[Path, ...],
     server: str | None,
     zones: str | None,
@@ -63,7 +67,7 @@ def bind9(
     """
     check_texts()
     labels = read_zones(zones)
-    queries = {"query_log": query_log, "from_start": from_start, "zones": list(labels) or None}
+    queries = {"query_log": query_log, "dnstap": dnstap, "from_start": from_start, "zones": list(labels) or None}
     given = {
         "server": server,
         "state_dir": state_dir,

@@ -23,7 +23,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -221,6 +221,22 @@ class Publisher:
         if len(self._queue) >= self._batch:
             self._enough.set()
         return id
+
+    def enqueue_many(self, items: Sequence[bytes]) -> int:
+        """Puts encoded events in the buffer, as far as there is room, and returns how many of them that were.
+
+        Each item is the JSON of one event, with an `id` that no other has and all else that `publish` sees to; it is
+        not looked at. Raises PublishRefused if the publisher has stopped.
+        """
+        self._require_running()
+        count = min(len(items), self._limit - self._waiting_count)
+        if count > 0:
+            self._queue.extend(items[:count])
+            self._settled.clear()
+            self._arrived.set()
+            if len(self._queue) >= self._batch:
+                self._enough.set()
+        return max(count, 0)
 
     async def drain(self) -> None:
         """Waits until everything that was published is accepted (or refused by name). Raises PublishRefused."""

@@ -11,7 +11,7 @@ What it keeps true:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any
@@ -23,8 +23,10 @@ from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import Publisher
 
 BUFFER_EVENTS = 10_000
-"""Of each lane, in events that the gateway has not acknowledged."""
-TELEMETRY_BATCH = 500
+"""Of the lane of changes, in events that the gateway has not acknowledged."""
+TELEMETRY_BUFFER_EVENTS = 50_000
+"""Of the lane of telemetry: what a busy server is asked in some seconds, some 20 MB."""
+TELEMETRY_BATCH = 2_000
 TELEMETRY_LINGER_S = 0.05  # half of what a query may wait in all
 
 logger = structlog.get_logger()
@@ -40,11 +42,16 @@ class EventOutlet:
         self.server = server
         self.dropped_count = 0
         self.rejected_count = 0
-        self._make_lane: Callable[..., Publisher] = lambda **options: Publisher(
-            url, token, buffer_events=BUFFER_EVENTS, on_refused=self._note_rejected, ssl=ssl, **options
+        self._changes = Publisher(url, token, buffer_events=BUFFER_EVENTS, on_refused=self._note_rejected, ssl=ssl)
+        self._telemetry = Publisher(
+            url,
+            token,
+            buffer_events=TELEMETRY_BUFFER_EVENTS,
+            batch=TELEMETRY_BATCH,
+            linger=TELEMETRY_LINGER_S,
+            on_refused=self._note_rejected,
+            ssl=ssl,
         )
-        self._changes = self._make_lane()
-        self._telemetry = self._make_lane(batch=TELEMETRY_BATCH, linger=TELEMETRY_LINGER_S)
 
     async def __aenter__(self) -> EventOutlet:
         await self._changes.__aenter__()
@@ -119,6 +126,16 @@ class EventOutlet:
             self.dropped_count += 1
             return False
         return True
+
+    def offer_many(self, events: Sequence[bytes]) -> int:
+        """Publishes telemetry that is JSON already, as far as there is room, and drops the rest. It does not wait.
+
+        events: each with `id`, `source`, `timestamp` and the server in its data, as `offer` would make it; they are not
+        looked at. Returns for how many there was room. Raises PublishRefused if the lane has stopped.
+        """
+        accepted = self._telemetry.enqueue_many(events)
+        self.dropped_count += len(events) - accepted
+        return accepted
 
     async def drain(self) -> None:
         """Waits until everything is acknowledged that was published. Raises PublishRefused."""

@@ -22,6 +22,7 @@ options {{
     directory "{dir}"; pid-file none; session-keyfile none; lock-file none;
     listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {listen_v6};
     recursion no; dnssec-validation no; notify no; querylog yes;
+    {dnstap}
 }};
 controls {{ }};
 key "{key_name}" {{ algorithm hmac-sha256; secret "{key_secret}"; }};
@@ -35,6 +36,9 @@ logging {{
 {zones}
 {view_end}
 """
+
+_DNSTAP = """dnstap {{ all; }}; dnstap-output unix "{socket}"; fstrm-set-reopen-interval 1;
+    fstrm-set-buffer-hint 1024; fstrm-set-output-notify-threshold 1; fstrm-set-output-queue-size 1024;"""
 
 _ZONE = """$TTL 60
 @ IN SOA ns hostmaster 1 3600 600 86400 60
@@ -55,6 +59,7 @@ class Named:
     dir: an empty directory of the test's own. print_time: as in named.conf. prefix: print category and
     severity. view: put the zones into a view of this name. rotation: such as `versions 3 size 2k`. ipv6:
     listen on ::1 too. whole: write the same queries to a second file, too, which is never rotated.
+    dnstap: the socket to which it connects to tell of its queries.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Named:
         rotation: str = "",
         ipv6: bool = False,
         whole: bool = False,
+        dnstap: Path | None = None,
     ) -> None:
         self.dir = dir
         self.log = dir / "query.log"
@@ -79,6 +85,7 @@ class Named:
         self._rotation = rotation
         self._ipv6 = ipv6
         self._whole = whole
+        self._dnstap = dnstap
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Named:
@@ -127,6 +134,7 @@ class Named:
                 dir=self.dir,
                 log=self.log,
                 whole=self.whole,
+                dnstap=_DNSTAP.format(socket=self._dnstap) if self._dnstap else "",
                 also="whole;" if self._whole else "",
                 port=self.port,
                 listen_v6=f"port {self.port} {{ ::1; }}" if self._ipv6 else "{ none; }",

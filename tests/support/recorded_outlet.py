@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from solowire.sources.agent.event_outlet import EventOutlet
 
@@ -34,6 +36,13 @@ class RecordedOutlet(EventOutlet):
             return False
         self._keep("telemetry", type, data, given)
         return True
+
+    def offer_many(self, events: Sequence[bytes]) -> int:
+        offered = sum(event["lane"] == "telemetry" for event in self.events)
+        accepted = events[: max(0, self.room - offered)]
+        self.events += [{"lane": "telemetry", **msgspec.json.decode(event)} for event in accepted]
+        self.dropped_count += len(events) - len(accepted)
+        return len(accepted)
 
     async def drain(self) -> None:
         return

@@ -14,6 +14,7 @@ SLOW_FILES = (
     "tests/e2e/test_processes.py",
     "tests/e2e/test_supervision.py",
     "tests/sources/bind9/test_named.py",
+    "tests/sources/bind9/dnstap/test_dnstap_named.py",
     "tests/e2e/test_revocation.py",
     "tests/bench/test_comparison.py",
     "tests/bench/test_bench.py",

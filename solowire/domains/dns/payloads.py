@@ -249,7 +249,10 @@ class ConfigChange(Payload, kw_only=True, frozen=True):
 
 
 class DnsQueryLog(Payload, kw_only=True, frozen=True):
-    """One DNS query that a server got. duration_ms: from query to response; flags: as in BIND's query log."""
+    """One DNS query that a server got. duration_ms: from query to response; size_bytes: of the response.
+
+    flags: of the query, as in BIND's query log; response_flags: as `dig` prints them, such as `aa rd ra`.
+    """
 
     client_ip: Word
     query_domain: Name
@@ -257,6 +260,7 @@ class DnsQueryLog(Payload, kw_only=True, frozen=True):
     client_port: Port | None = None
     query_class: str | None = None
     flags: str | list[str] | None = None
+    response_flags: str | None = None
     protocol: str | None = None
     server_ip: str | None = None
     view: str | None = None

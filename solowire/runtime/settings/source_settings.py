@@ -13,6 +13,13 @@ class QueriesSettings(Section):
     """The queries that a BIND 9 server gets."""
 
     query_log: Path | None = Field(None, description="the query log that named writes; - for standard input")
+    dnstap: Path | None = Field(None, description="the unix socket on which named tells of queries by dnstap")
+    dnstap_group: str | None = Field(
+        None, description="the group that may connect to it, named's; default: the group of its directory"
+    )
+    stats_interval_s: float = Field(
+        10.0, ge=0, le=3600, description="between two dns_query_stats, made of what dnstap tells; 0: none"
+    )
     from_start: bool = Field(False, description="begin at the log's start, not at its end, if no place is known yet")
     zones: TextList = Field(default_factory=list, description="queries beneath one of these zones are labelled with it")
 

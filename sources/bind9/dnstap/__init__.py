@@ -1,0 +1,1 @@
+"""Queries and answers as `named` tells them by dnstap, on a unix socket."""
