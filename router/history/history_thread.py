@@ -41,7 +41,9 @@ SLICE_SECONDS = 0.001
 BURST_SECONDS = 0.02
 """So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25
-"""How often the thread looks for what is new in the log."""
+"""How often the thread looks for what is new in the log, while there is something."""
+QUIET_SECONDS = 2.0
+"""How often it looks when there was nothing new the last time, and nobody says that there is (`note_end`)."""
 
 REPORT_SECONDS = 60.0
 """Between two log lines of one kind of failure: it is tried again with every look."""
@@ -66,6 +68,8 @@ class HistoryThread:
         self._queue = HistoryQueue()
         self._news = threading.Event()
         self._is_closed = False
+        self._is_quiet = False
+        self._seen_offset = 0
         self.indexed_offset = 0
         self.index_error_count = 0
         self.answer_count = 0
@@ -96,6 +100,11 @@ class HistoryThread:
         with self._lock:
             self._queue.forget(peer)
 
+    def note_end(self, last_offset: int) -> None:
+        """The log ends there now: the thread looks, if it has not seen that yet."""
+        if last_offset != self._seen_offset:
+            self._news.set()
+
     def close(self) -> None:
         """Ends the thread, after the turn that it is at."""
         self._is_closed = True
@@ -108,7 +117,7 @@ class HistoryThread:
         reader: HistoryReader | None = None
         self._began_at = time.monotonic()
         while not self._is_closed:
-            is_busy = False
+            is_busy = self._is_quiet = False
             try:
                 if reader is None:
                     reader = self._make_reader()
@@ -117,7 +126,7 @@ class HistoryThread:
                 self._report(error)
             if not is_busy:
                 self._end_slice()
-                self._news.wait(FOLLOW_SECONDS)
+                self._news.wait(QUIET_SECONDS if self._is_quiet else FOLLOW_SECONDS)
                 self._news.clear()
                 self._begin_slice(REST_FACTOR)
         if reader is not None:
@@ -128,6 +137,7 @@ class HistoryThread:
         known = reader.last_offset
         has_more = reader.follow_log()
         self._rest(REST_FACTOR)
+        self._seen_offset, self._is_quiet = reader.last_offset, reader.last_offset == known
         if reader.last_offset > known:
             self._grew_at = time.monotonic()
         self.indexed_offset, self.index_error_count = reader.indexed_offset, reader.index_error_count

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import pytest
 from structlog.testing import capture_logs
 
-from solowire.backplane.messages import HistoryRequest, HistoryResponse
+from solowire.backplane.messages import HistoryRequest, HistoryResponse, PublishedEvent
 from solowire.router.history import history_thread
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.history_thread import HistoryThread
@@ -59,3 +60,26 @@ async def test_what_keeps_failing_is_one_line_a_minute(error: Exception, event: 
     assert (found["event"], found["log_level"], found["count"], "exc_info" in found) == (event, "error", 1, is_traced)
     assert str(error) in found["reason"]
     assert found["hint"]
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_quiet_thread_looks_when_it_is_told_of_news() -> None:
+    """It looks at a log that does not grow every other second, and at once when somebody says that it has grown."""
+    journal = MemoryJournal("epoch", max_events=10, max_bytes=10_000, window=0)
+    with mock.patch.object(history_thread, "QUIET_SECONDS", 3600.0):
+        thread = HistoryThread(
+            lambda: HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0),
+            lambda peer, answer: None,
+            asyncio.get_running_loop(),
+        )
+        await wait_until(lambda: thread._is_quiet)
+        journal.append([PublishedEvent("id", None, b"", None)], 0.0)
+        journal.commit(0.0)
+        thread.note_end(journal.last_offset)
+        await wait_until(lambda: thread.indexed_offset == 1)
+        thread.close()
