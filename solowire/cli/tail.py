@@ -23,6 +23,8 @@ from solowire.sdk.kept_subscriptions import describe_denial
 from solowire.sdk.retry_policy import WarningPace
 
 PATIENCE_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+"""For which a question is asked again before it is given up; what has been answered once goes on."""
 _STYLES = {"critical": "bold red", "high": "yellow", "normal": "", "low": "dim"}
 
 
@@ -44,8 +46,7 @@ async def follow_events(
     printer = EventPrinter(out, as_json=as_json, count=count)
     resume = None
     if since is not None:
-        before = Client(url, token)
-        resume = await print_history(before, printer, notes, since, list(types) or None, filter)
+        resume = await print_history(Client(url, token), url, printer, notes, since, list(types) or None, filter)
         if printer.is_done:
             return
 
@@ -124,6 +125,7 @@ class EventPrinter:
 
 async def print_history(
     client: Client,
+    url: str,
     printer: EventPrinter,
     notes: Console,
     since: str | None,
@@ -136,13 +138,14 @@ async def print_history(
     more: as in `Client.history`. Raises ClientError.
     """
     try:
-        return await _print_history(client.history(since, types=types, filter=filter or None, **more), printer)
+        asked = client.history(since, types=types, filter=filter or None, **more)
+        return await _print_history(asked, printer, notes, url)
     except HistoryRefused as refused:
         if refused.oldest is None:
             raise
         notes.print("the log doesn't keep events for so long: it begins with the oldest that there is", style="yellow")
         older = client.history(refused.oldest, types=types, filter=filter or None, **more)
-        return await _print_history(older, printer)
+        return await _print_history(older, printer, notes, url)
 
 
 async def show_history(
@@ -160,8 +163,8 @@ async def show_history(
     """Prints what was sent. Raises ClientError."""
     notes, out = make_consoles()
     printer = EventPrinter(out, as_json=as_json, count=count)
-    more: dict[str, Any] = {"until": until, "order": order, "limit": count}
-    await print_history(Client(url, token), printer, notes, since, list(types) or None, filter, **more)
+    more: dict[str, Any] = {"until": until, "order": order, "limit": count, "retry_for": ANSWER_SECONDS}
+    await print_history(Client(url, token), url, printer, notes, since, list(types) or None, filter, **more)
 
 
 def make_consoles() -> tuple[Console, Console]:
@@ -170,13 +173,33 @@ def make_consoles() -> tuple[Console, Console]:
     return notes, Console(highlight=False, soft_wrap=True)
 
 
-async def _print_history(history: History, printer: EventPrinter) -> tuple[str, int] | None:
-    async for event in history:
-        printer.print_event(event)
-        if printer.is_done:
-            await history.close()
-            break
+async def _print_history(history: History, printer: EventPrinter, notes: Console, url: str) -> tuple[str, int] | None:
+    watching = asyncio.create_task(_say_what_is_awaited(history, notes, url))
+    try:
+        async for event in history:
+            printer.print_event(event)
+            if printer.is_done:
+                await history.close()
+                break
+    finally:
+        watching.cancel()
     return history.position
+
+
+async def _say_what_is_awaited(history: History, notes: Console, url: str) -> None:
+    """Says why there is no answer, if that lasts longer than PATIENCE_SECONDS, and when it is over."""
+    pace, was_said = WarningPace(), False
+    while True:
+        await asyncio.sleep(PATIENCE_SECONDS)
+        reason = history.last_reason
+        if reason is not None and pace.is_due(reason, time.monotonic()):
+            notes.print(f"no history from {url} yet ({reason}); trying on, Ctrl-C ends", style="yellow")
+            was_said = True
+        elif reason is None:
+            if was_said:
+                notes.print("answered again", style="green")
+            was_said = False
+            pace.reset()
 
 
 def format_line(event: ReceivedEvent) -> Text:

@@ -366,16 +366,20 @@ class Client:
         limit: int | None = None,
         after: str | tuple[str, int] | None = None,
         order: Literal["asc", "desc"] = "asc",
+        retry_for: float | None = None,
     ) -> History:
         """What was sent before: an async iterator of exactly the events that this user would have been sent live.
 
         since: from there on; None: from the oldest that is kept. until: before a time, or up to and with an offset.
         types, filter: as `subscriptions` and `filter` of a client. limit: events in all. after: goes on behind that
-        event, or with `next_page` of another. order: `desc` begins with the newest. It needs no connection: the client
-        need not be entered. Raises TypeError, ValueError.
+        event, or with `next_page` of another. order: `desc` begins with the newest. retry_for: seconds to go on trying to
+        get the first answer, if that can succeed later (docs/sdk-retries.md); None means for ever. It needs no
+        connection: the client need not be entered. Raises TypeError, ValueError.
         """
+        if retry_for is not None:
+            check_seconds("retry_for", retry_for)
         question = make_question(since, until, types, filter, limit, after, order)
-        return History(self._base + "/v1/events", self._token, question, self._open_http)
+        return History(self._base + "/v1/events", self._token, question, self._open_http, retry_for)
 
     def _open_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)

@@ -3,12 +3,14 @@
 What it keeps true: each event comes once, in the order that was asked for, however many pages that takes and whatever
 is written meanwhile; where the server can't go on without leaving something out, HistoryRefused is raised and nothing
 is left out. `position` moves on with the events that are handed out, so that a client that shows it as `resume` goes on
-live without a gap and without one twice. A page that is refused for now, or that the network loses, is asked for again.
+live without a gap and without one twice. A page that is refused for now, or that the network loses, is asked for again,
+by the policy of `solowire.sdk.retry_policy`; what is waited for is a warning in the log, and `last_reason`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,7 @@ from solowire.sdk.retry_policy import (
     Fault,
     FaultKind,
     RetryDecision,
+    WarningPace,
     close_code_of,
     decide_retry,
     read_answer,
@@ -33,6 +36,8 @@ from solowire.sdk.retry_policy import (
     wait_at_least,
 )
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
+
+logger = logging.getLogger("solowire.client")
 
 PAGE_EVENTS = 1_000
 RETRY_MIN_S, RETRY_MAX_S = 0.25, 5.0
@@ -104,10 +109,16 @@ class History:
     """An async iterator of `ReceivedEvent`. Iterating raises HistoryRefused, and ConnectionEnded without an answer.
 
     next_page: what `after` goes on with, behind the last page that was read to its end; None if there is no more.
+    last_reason: why there is no answer yet, while it is waited for. pages_count: answers so far.
     """
 
     def __init__(
-        self, url: str, token: TokenSource, question: HistoryQuestion, open_http: Callable[[], httpx.AsyncClient]
+        self,
+        url: str,
+        token: TokenSource,
+        question: HistoryQuestion,
+        open_http: Callable[[], httpx.AsyncClient],
+        retry_for: float | None = None,
     ) -> None:
         self._url = url
         self._token = token
@@ -115,6 +126,10 @@ class History:
         self._fields = dict(question.fields)
         self._left = question.limit
         self._open_http = open_http
+        self._retry_for = retry_for
+        self._warnings = WarningPace()
+        self.last_reason: str | None = None
+        self.pages_count = 0
         self._http: httpx.AsyncClient | None = None
         self._events: deque[ReceivedEvent] = deque()
         self._page: _FetchedPage | None = None
@@ -173,12 +188,51 @@ class History:
         if self._http is None:
             self._http = self._open_http()
         limit = PAGE_EVENTS if self._left is None else min(PAGE_EVENTS, self._left)
-        page = await _ask(self._http, self._url, self._token, {**self._fields, "limit": str(limit)})
+        page = await self._ask_until_answered({**self._fields, "limit": str(limit)})
         if self._left is not None:
             self._left -= len(page.events)
         self._page = page
         self._epoch = page.next.partition(":")[0] if page.next is not None else self._epoch
         self._events.extend(page.events)
+
+    async def _ask_until_answered(self, fields: Mapping[str, str]) -> _FetchedPage:
+        """A page, however often it has to be asked for. Raises HistoryRefused, ConnectionEnded."""
+        assert self._http is not None  # noqa: S101 - opened by `_read_page`
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while True:
+            try:
+                page = await _ask_once(self._http, self._url, self._token, fields)
+            except _NoPage as failed:
+                wait = self._decide_wait(failed, backoff, clock(), began)
+            else:
+                self.pages_count += 1
+                self.last_reason = None
+                self._warnings.reset()
+                return page
+            await asyncio.sleep(wait)
+
+    def _decide_wait(self, failed: _NoPage, backoff: Backoff, now: float, began: float) -> float:
+        """Seconds until a page that could not be had is asked for again. Raises its error if it isn't."""
+        fault = failed.fault
+        has_succeeded = self.pages_count > 0
+        action = decide_retry(
+            fault,
+            # The gateway's own word on this question stays what it is: a deployment doesn't say that.
+            succeeded=has_succeeded and fault.kind is not FaultKind.unknown,
+            renewable=self._token.is_renewable,
+            trying_s=now - began,
+        )
+        if action not in (RetryDecision.retry, RetryDecision.renew):
+            raise failed.error from None
+        wait = backoff.next_delay(at_least=wait_at_least(fault))
+        if self._retry_for is not None and not has_succeeded and now - began + wait > self._retry_for:
+            raise failed.error from None
+        self.last_reason = fault.reason
+        level = logging.WARNING if self._warnings.is_due(fault.text, now) else logging.INFO
+        logger.log(level, "no history yet: %s %s; again in %.2f s", self._url, fault.text, wait)
+        return wait
 
 
 class _NoPage(Exception):
@@ -188,22 +242,6 @@ class _NoPage(Exception):
         super().__init__(fault.reason)
         self.fault = fault
         self.error = error
-
-
-async def _ask(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _FetchedPage:
-    """A page, however often it has to be asked for. Raises HistoryRefused, ConnectionEnded."""
-    backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    while True:
-        try:
-            return await _ask_once(http, url, token, fields)
-        except _NoPage as failed:
-            action = decide_retry(failed.fault, succeeded=False, renewable=token.is_renewable, trying_s=clock() - began)
-            if action not in (RetryDecision.retry, RetryDecision.renew):
-                raise failed.error from None
-            wait = backoff.next_delay(at_least=wait_at_least(failed.fault))
-        await asyncio.sleep(wait)
 
 
 async def _ask_once(http: httpx.AsyncClient, url: str, token: TokenSource, fields: Mapping[str, str]) -> _FetchedPage:

@@ -113,6 +113,46 @@ async def test_what_passes_is_waited_for() -> None:
     assert [asked.get("after") for asked in gateway.parameters] == [None, None, "e:1", "e:1", "e:1"]
 
 
+@pytest.mark.parametrize(
+    "passing",
+    [
+        httpx.Response(404, text="<html>"),
+        httpx.Response(301, headers={"location": "/elsewhere"}),
+        httpx.Response(403, text="no"),
+        httpx.Response(401, text="no"),
+        httpx.Response(200, json={"ok": True}),
+        httpx.ConnectError("no such host"),
+    ],
+)
+async def test_after_a_page_a_proxy_without_its_gateway_is_waited_out(passing: httpx.Response | Exception) -> None:
+    """What may be a deployment's passing answer ends no question that has been answered before."""
+    gateway = Gateway(page(1, next="e:1"), passing, passing, page(2, next="e:2", complete=True))
+    assert [event.offset async for event in gateway.client().history()] == [1, 2]
+
+
+async def test_who_waits_for_history_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A gateway that does not answer is a warning at once, one for each reason, and `last_reason` while it lasts."""
+    gateway = Gateway(*[httpx.ConnectError("refused")] * 3, page(1, next="e:1", complete=True))
+    found = gateway.client().history()
+    reasons = []
+    with caplog.at_level("WARNING", "solowire.client"):
+        async for _ in found:
+            reasons.append(found.last_reason)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("no history yet: http://gateway.test/v1/events")
+    assert reasons == [None]
+
+
+async def test_the_first_answer_is_waited_for_as_long_as_is_said() -> None:
+    """With `retry_for` a gateway that isn't there ends the question with an error that names it."""
+    gateway = Gateway(*[httpx.ConnectError("refused")] * 3)
+    with pytest.raises(ConnectionEnded, match=r"gateway\.test"):
+        [event async for event in gateway.client().history(retry_for=0.0)]
+    assert len(gateway.asked) == 1
+    with pytest.raises(ValueError, match="retry_for"):
+        gateway.client().history(retry_for=-1)
+
+
 async def test_what_does_not_pass_is_raised() -> None:
     """A refusal with its code and the way out; an answer that is no gateway's as such."""
     gone = problem(410, "history_gone", oldest={"position": "e:5", "timestamp": "t"})
