@@ -372,8 +372,8 @@ class Client:
 
         since: from there on; None: from the oldest that is kept. until: before a time, or up to and with an offset.
         types, filter: as `subscriptions` and `filter` of a client. limit: events in all. after: goes on behind that
-        event, or with `next_page` of another. order: `desc` begins with the newest. retry_for: seconds to go on trying to
-        get the first answer, if that can succeed later (docs/sdk-retries.md); None means for ever. It needs no
+        event, or with `next_page` of another. order: `desc` begins with the newest. retry_for: seconds to go on trying
+        for the first answer, if that can succeed later (docs/sdk-retries.md); None means for ever. It needs no
         connection: the client need not be entered. Raises TypeError, ValueError.
         """
         if retry_for is not None:

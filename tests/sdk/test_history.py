@@ -134,10 +134,8 @@ async def test_who_waits_for_history_is_told(caplog: pytest.LogCaptureFixture) -
     """A gateway that does not answer is a warning at once, one for each reason, and `last_reason` while it lasts."""
     gateway = Gateway(*[httpx.ConnectError("refused")] * 3, page(1, next="e:1", complete=True))
     found = gateway.client().history()
-    reasons = []
     with caplog.at_level("WARNING", "solowire.client"):
-        async for _ in found:
-            reasons.append(found.last_reason)
+        reasons = [found.last_reason async for _ in found]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("no history yet: http://gateway.test/v1/events")
     assert reasons == [None]
