@@ -156,7 +156,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         yield "relayed_connections", "Open WebSockets relayed to a shard.", relay.open_count
         yield "relayed_connections_opened_total", "WebSockets relayed to a shard.", relay.opened_count
         yield "history_requests_total", "History requests.", history.request_count
-        yield "history_streams", "Open streams of history.", history.stream_count
+        yield "history_answers", "Answers about history under way or unread.", history.answer_count
         yield LabelledSample(
             "connections_rejected_total",
             "Connect, route and relay requests rejected, by error code.",

@@ -21,6 +21,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import count
 from typing import Protocol, cast
 
 from solowire.algorithms.accept_limiter import counted_address
@@ -116,6 +117,8 @@ class FrontContext:
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_BYTES))  # of whoever reads at the moment: it is taken out at once
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
+        self.names = count(1)
+        self.askers: dict[str, ClientConnection] = {}  # whose requests Granian has, by what the header calls them
 
     def find_direct(self, line: bytes) -> App | None:
         """Who answers a request with this request line here, and not in Granian."""
@@ -145,6 +148,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._unread_since: float | None = None  # since when the client has taken nothing of what waits for it
         self._unread_bytes = 0
         self._has_left = False  # the client has closed its half
+        self._name = str(next(front.names))  # what the header for Granian calls it
+        self._taken: asyncio.Future[None] | None = None  # by the client: the answer under way
 
     # ------------------------------------------------------------------------------------------- the client's side
 
@@ -187,6 +192,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._drop_request()
         self.release_slot()
         self._front.registry.discard(self)
+        self._front.askers.pop(self._name, None)
+        self._note_taken()
         if self._tunnel is not None:
             self._tunnel.end()
 
@@ -206,6 +213,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if self._request is not None:
             self._request.resume_reading()
+        self._note_taken()
         if self._stage is Stage.head:
             self._wait_for_head()  # which has not begun while the answer before lay here
             self._advance()
@@ -315,7 +323,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Passes a request on to Granian. line: where the head's second line begins."""
         if self._granian is None:
             self._granian = GranianConnection(self, self._front.upstream, self._front.buffer)
-        peer = b"%s: %s %d\r\n" % (self._front.peer_header, self.peer[0].encode(), self.peer[1])
+        self._front.askers[self._name] = self
+        peer = b"%s: %s %d %s\r\n" % (
+            self._front.peer_header,
+            self.peer[0].encode(),
+            self.peer[1],
+            self._name.encode(),
+        )
         self._request = self._granian
         self._granian.begin_request(framing.method == "HEAD")
         self._granian.write(head[:line] + peer + head[line:])
@@ -363,6 +377,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._wait_for_head()
         else:
             self._ends_at = self._front.loop.time() + self._front.head_s
+        self._note_taken()
         self._advance()
 
     def on_upstream_lost(self, *, was_answered: bool, has_begun: bool) -> None:
@@ -470,6 +485,26 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
             else:
                 self.transport.close()
+
+    async def wait_until_taken(self) -> None:
+        """Waits until the client has read the answer under way, but for what fits a buffer, or has gone."""
+        if self._owes_answer:
+            self._taken = self._taken or self._front.loop.create_future()
+            await asyncio.shield(self._taken)
+
+    def abort(self) -> None:
+        """Cuts the connection: the client does not read."""
+        self.transport.abort()
+
+    @property
+    def _owes_answer(self) -> bool:
+        is_unread = self._unread_since is not None or self._stage in (Stage.body, Stage.answer)
+        return is_unread and self in self._front.registry.clients
+
+    def _note_taken(self) -> None:
+        if self._taken is not None and not self._owes_answer:
+            self._taken.set_result(None)
+            self._taken = None
 
     def _forget_idle(self) -> None:
         if self._address is not None:

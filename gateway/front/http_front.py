@@ -33,6 +33,8 @@ SEND_BUFFER_BYTES = 32 * 1024
 nothing of a large answer hold 2 GB of the machine's memory for TCP, and all its connections suffer.
 """
 SWEEP_SECONDS = 0.5
+ASKER = "solowire.asker"
+"""Of a request's ASGI scope: the connection that it has come by (`ClientConnection`), None if it has gone."""
 CLOSING_POLL_SECONDS = 0.02
 
 
@@ -83,8 +85,9 @@ class HttpFront:
             for index, (name, value) in enumerate(headers):  # it is the first, but for a Host that Granian makes up
                 if name == self.context.peer_header:
                     del headers[index]
-                    host, _, port = value.decode().rpartition(" ")
+                    host, port, name = value.decode().rsplit(" ", 2)
                     scope["client"] = (host, port)
+                    scope[ASKER] = self.context.askers.get(name)
                     return app(scope, receive, send)
             return _refuse_stranger(send)
 

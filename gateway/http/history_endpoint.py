@@ -6,6 +6,9 @@ the shard answers with a page. A stream is one page after the other.
 What it keeps true: the next page of a stream is asked for when the client has taken the last one, so that a stream
 holds one page, and a client that has gone costs one at the most; and each page is judged by the rights that the token
 has then. A stream that can't be ended in order says so in its last line.
+
+An answer counts until its client has read it: a user has `max_per_user` of them at a time, and all users together
+MAX_ANSWERS, each with one page in memory. A client that has not read a page within READ_SECONDS is cut.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from solowire.auth.tokens import parse_bearer
 from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
+from solowire.gateway.front.http_front import ASKER
 from solowire.gateway.http.responses import JSON_HEADERS, NO_SNIFFING, NO_STORE, Headers, exception_to_response
 from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.router_client import RouterClient
@@ -33,6 +37,11 @@ SPARE_SECONDS = 3.0
 """A shard has its own time for a page to wait and to be made, and so much more to answer."""
 MAX_RETRIES = 5
 """So often in a row a stream waits for a page that is refused for now."""
+
+MAX_ANSWERS = 256
+"""Of one gateway: at a quarter of a megabyte for each page, 64 MB."""
+READ_SECONDS = 30.0
+"""Whoever reads a page more slowly than that keeps others from asking."""
 
 PART_BYTES = 64 * 1024
 
@@ -67,10 +76,20 @@ class _NotNow(Exception):
         return self.status in (429, 503) and self.retry_after.isdecimal()
 
 
+class Asker(Protocol):
+    """The connection that a question has come by."""
+
+    async def wait_until_taken(self) -> None:
+        """Waits until the client has read what it was answered, or has gone."""
+
+    def abort(self) -> None:
+        """Cuts it."""
+
+
 class HistoryEndpoint:
     """Serves `GET /v1/events`.
 
-    streams: under way now. request_count: questions, be they answered with a page or a stream.
+    request_count: questions, be they answered with a page or a stream. answer_count: those under way or unread now.
     """
 
     def __init__(self, gateway: RouterClient, shards: ShardClient, settings: HistorySettings) -> None:
@@ -79,69 +98,69 @@ class HistoryEndpoint:
         self._per_user = settings.max_per_user
         self._timeout = settings.max_wait_s + settings.timeout_s + SPARE_SECONDS
         self._page_events = min(DEFAULT_LIMIT, settings.page_events)
-        self._streams: Counter[str] = Counter()
+        self._answers: Counter[str] = Counter()  # by user
         self.request_count = 0
 
     @property
-    def stream_count(self) -> int:
-        return self._streams.total()
+    def answer_count(self) -> int:
+        return self._answers.total()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers a request, as an ASGI application."""
         self.request_count += 1
+        shown = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            stream = await self._answer(scope, receive, send)
-        except _ClientGone:
+            token = parse_bearer(shown.get(b"authorization", ""))
+            user = (await self._gateway.identify(token, self._gateway.addresses.resolve_scope(scope))).user
+            self._take_place(user)
+        except Exception as error:
+            await _send(send, *exception_to_response(error, scope["path"]))
             return
+        try:
+            await self._answer(scope, receive, send, user, token, is_stream=_wants_lines(shown.get(b"accept", "")))
+        except _ClientGone:
+            pass
         except _NotNow as refused:
             await _send(send, refused.status, refused.headers, refused.body)
-            return
+        except TimeoutError:
+            if (asker := scope.get(ASKER)) is not None:
+                asker.abort()
         except Exception as error:
-            status, headers, body = exception_to_response(error, scope["path"])
-            await _send(send, status, headers, body)
-            return
-        if stream is not None:
-            try:
-                await _while_there(receive, stream.send_lines(send))
-            except _ClientGone:
-                pass
-            finally:
-                self._release(stream.user)
+            await _send(send, *exception_to_response(error, scope["path"]))
+        finally:
+            self._answers[user] -= 1
+            if not self._answers[user]:
+                del self._answers[user]
 
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> _PageStream | None:
-        """Sends a page, or returns the stream that is to be sent: what is wrong with it has been found by then.
+    def _take_place(self, user: str) -> None:
+        """Raises RequestRejected if the user, or all together, have too many answers under way."""
+        if self._answers[user] >= self._per_user:
+            fault = f"one user may have {self._per_user} answers about history under way, or not read to their end"
+            hint = "read them, or ask again later; an operator raises SOLOWIRE_HISTORY__MAX_PER_USER"
+            raise RequestRejected(429, "history_rate_limited", fault, hint, retry_after=1.0)
+        if self.answer_count >= MAX_ANSWERS:
+            fault = "too many answers about history are under way"
+            raise RequestRejected(503, "history_busy", fault, "ask again in a moment", retry_after=2.0)
+        self._answers[user] += 1
 
-        Raises InvalidToken, InvalidHistoryQuery, RequestRejected; _NotNow with what a shard says.
+    async def _answer(self, scope: Any, receive: Any, send: Any, user: str, token: str, *, is_stream: bool) -> None:
+        """Sends a page, or all of a stream, and returns when the client has read it.
+
+        Raises InvalidHistoryQuery, RequestRejected, or _NotNow with what a shard says, before anything is sent;
+        _ClientGone, and TimeoutError if the client doesn't read.
         """
-        shown = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        token = parse_bearer(shown.get(b"authorization", ""))
-        user = (await self._gateway.identify(token, self._gateway.addresses.resolve_scope(scope))).user
         query = scope["query_string"].decode("latin-1")
-        if not _wants_lines(shown.get(b"accept", "")):
+        asker: Asker | None = scope.get(ASKER)
+        if is_stream:
+            stream = _PageStream(self, user, token, *_read_stream_query(query), self._page_events)
+            await _while_there(receive, stream.begin())
+            await _while_there(receive, stream.send_lines(send))
+        else:
             body = await _while_there(receive, self._fetch(user, query, token))
             await _send(send, 200, JSON_HEADERS, body)
-            return None
-        fields = read_query_string(query)
-        limit = fields.pop("limit", None)
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise InvalidHistoryQuery({"limit": "write a whole number, 1 at least"})
-        if self._streams[user] >= self._per_user:
-            fault = f"one user may have {self._per_user} streams of history under way"
-            hint = "end one of them, or ask again later; an operator raises SOLOWIRE_HISTORY__MAX_PER_USER"
-            raise RequestRejected(429, "history_rate_limited", fault, hint, retry_after=1.0)
-        stream = _PageStream(self, user, token, fields, limit, self._page_events)
-        self._streams[user] += 1
-        try:
-            await _while_there(receive, stream.begin())
-        except BaseException:
-            self._release(user)
-            raise
-        return stream
-
-    def _release(self, user: str) -> None:
-        self._streams[user] -= 1
-        if not self._streams[user]:
-            del self._streams[user]
+        if asker is not None:
+            async with asyncio.timeout(READ_SECONDS):
+                await asker.wait_until_taken()
 
     async def _fetch(self, user: str, query: str, token: str) -> bytes:
         """One page. Raises _NotNow with what the shard says instead; RequestRejected if it can't be asked."""
@@ -190,13 +209,14 @@ class _PageStream:
         return await self._endpoint.fetch_page(self.user, {**self._fields, "limit": limit}, self._token)
 
     async def send_lines(self, send: Any) -> None:
-        """All of it. Each part is taken before the next page is asked for."""
+        """All of it. Each part is taken before the next page is asked for. Raises TimeoutError if none is taken."""
         headers = [(b"content-type", NDJSON.encode()), NO_STORE, NO_SNIFFING]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async for lines in self._write_lines():
-            for first in range(0, len(lines), PART_BYTES):
-                part = lines[first : first + PART_BYTES]
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+            async with asyncio.timeout(READ_SECONDS):
+                for first in range(0, len(lines), PART_BYTES):
+                    part = lines[first : first + PART_BYTES]
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write_lines(self) -> AsyncIterator[bytes]:
@@ -235,6 +255,15 @@ class _PageStream:
                     raise
                 await asyncio.sleep(refused.retry_after)
         return await self._fetch()
+
+
+def _read_stream_query(query: str) -> tuple[dict[str, Any], int | None]:
+    """The fields of a stream's question, and how many events it is to have in all. Raises InvalidHistoryQuery."""
+    fields = read_query_string(query)
+    limit = fields.pop("limit", None)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InvalidHistoryQuery({"limit": "write a whole number, 1 at least"})
+    return fields, limit
 
 
 def _line(event: msgspec.Raw) -> bytes:

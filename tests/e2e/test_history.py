@@ -369,25 +369,30 @@ async def test_who_asks_too_much_waits(tmp_path: Path) -> None:
             # As long as a stream is not read to its end it is under way.
             await system.publish(*({"type": "custom.big", "data": {"x": "y" * 30_000}} for _ in range(120)))
             await system.publish(*({"type": "custom.big", "data": {"x": "y" * 30_000}} for _ in range(120)))
-        with slow_reader(system, system.token("eve"), "types=custom.big"):
-            async with system.http(system.token("eve")) as http:
-                until(lambda: streams(system) == 1, "the stream is under way")
-                answer = await http.get("/v1/events", headers=LINES)
-                assert (answer.status_code, int(answer.headers["retry-after"])) == (429, 1)
-        until(lambda: streams(system) == 0, "the gateway knows that its reader has gone")
+        # As long as an answer is not read to its end it is under way, a page as well as a stream.
+        for user, accept in (("eve", LINES["accept"]), ("pat", "application/json")):
+            with slow_reader(system, system.token(user), "types=custom.big", accept):
+                async with system.http(system.token(user)) as http:
+                    until(lambda: answers_under_way(system) == 1, "the answer is under way")
+                    for headers in (LINES, {}):
+                        answer = await http.get("/v1/events", headers=headers)
+                        assert (answer.status_code, int(answer.headers["retry-after"])) == (429, 1)
+            until(lambda: answers_under_way(system) == 0, "the gateway knows that its reader has gone")
 
 
-def slow_reader(system: System, token: str, query: str) -> socket.socket:
-    """A client that asks for a stream, and reads nothing of it."""
-    sock = socket.create_connection(("127.0.0.1", system.port))
-    head = f"GET /v1/events?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nAccept: {LINES['accept']}"
+def slow_reader(system: System, token: str, query: str, accept: str = LINES["accept"]) -> socket.socket:
+    """A client that asks for a stream or a page, and reads nothing of it."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", system.port))
+    head = f"GET /v1/events?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nAccept: {accept}"
     sock.sendall(f"{head}\r\n\r\n".encode())
     return sock
 
 
-def streams(system: System) -> float:
+def answers_under_way(system: System) -> float:
     for line in httpx.get(f"{system.url}/metrics").text.splitlines():
-        if line.startswith("solowire_gateway_history_streams "):
+        if line.startswith("solowire_gateway_history_answers "):
             return float(line.split()[1])
     raise AssertionError("no such metric")
 

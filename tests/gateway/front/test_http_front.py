@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.gateway.front.client_connection import REQUESTS_AT_A_TIME, FrontContext
 from solowire.gateway.front.connection_registry import ConnectionRegistry
-from solowire.gateway.front.http_front import ACCEPTS, HttpFront
+from solowire.gateway.front.http_front import ACCEPTS, ASKER, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from tests.support.examples import examples
@@ -82,6 +82,11 @@ class Site:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": 401 if "early" in path else 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
+        if path.endswith("-taken"):
+            if scope["query_string"] == b"cut":
+                scope[ASKER].abort()
+            await scope[ASKER].wait_until_taken()
+            self.seen.append({"taken": path})
 
 
 @contextlib.asynccontextmanager
@@ -675,3 +680,30 @@ async def test_who_gets_no_answer_from_behind_the_front_is_told_so(tmp_path: Pat
                 assert await reader.read() == b""
         async with connected(made, GET.replace(b"/ ", b"/begun ", 1)) as (reader, _):
             assert await reader.read() == begun
+
+
+@pytest.mark.parametrize("how", ["read", "left", "cut"])
+async def test_an_application_waits_until_its_answer_is_taken(tmp_path: Path, how: str) -> None:
+    """However large an answer is: it is taken when its client has read it, or is gone."""
+    async with site(tmp_path) as made:
+        query = b"?cut" if how == "cut" else b""
+        async with connected(made, b"GET /large-taken%s HTTP/1.1\r\nHost: x\r\n\r\n" % query) as (reader, writer):
+            if how != "cut":
+                while not made.seen:
+                    await asyncio.sleep(0.01)
+                [client] = made.front.context.registry.clients
+                while not client.waits_for_client:
+                    await asyncio.sleep(0.01)
+                assert {"taken": "/large-taken"} not in made.seen
+            if how == "read":
+                assert len((await answer_from(reader))[1]) == 20 * KILO * KILO
+            elif how == "left":
+                writer.transport.abort()
+            while {"taken": "/large-taken"} not in made.seen:
+                await asyncio.sleep(0.01)
+            if how == "read":
+                writer.write(GET)
+                assert (await answer_from(reader))[0] == 200
+        while made.front.context.registry.clients:
+            await asyncio.sleep(0.01)
+        assert not made.front.context.askers
