@@ -38,7 +38,7 @@ GROWING_SECONDS = 1.0
 """So long after the last event somebody is taken to publish."""
 SLICE_SECONDS = 0.001
 """So long the thread works between two rests, if they are due: who publishes waits for one slice at the most."""
-BURST_SECONDS = 0.02
+BURST_SECONDS = 0.03
 """So much work may be done before the rest for it."""
 FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log, while there is something."""
