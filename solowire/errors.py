@@ -18,6 +18,7 @@
      │    ├── PublishRefused   the gateway refused events that were published, or can't be reached
      │    └── BufferFull       the publisher holds as many unsent events as it may
      ├── DnstapError         what a name server sent by dnstap and can't be understood: counted and left out
+     ├── TransferError       a name server's answer that can't be used: said with the way out, and asked for again
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
 
 Exceptions carry data and build their own text, so that whoever catches one decides on the data. Foreign exceptions
@@ -267,6 +268,24 @@ class BufferFull(ClientError):
 
 class DnstapError(SolowireError):
     """A message or a connection of dnstap that can't be understood. `str()` says what it is, after "it sent"."""
+
+
+class TransferError(SolowireError):
+    """A zone could not be had from its name server.
+
+    kind: `away` (nobody answers), `refused`, `failed` (the server can't or won't answer), `malformed` (what came is no
+    zone transfer), `too_large`, `not_incremental` (changes can't be had one by one, but the whole zone may be).
+    hint: the way out.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(kind, message, hint)
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class BackplaneError(SolowireError):

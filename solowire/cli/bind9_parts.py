@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import SourcePart
     from solowire.sources.bind9.queries.query_observer import QueryObserver
+    from solowire.sources.bind9.zones.observed_change import ChangeObserver
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
 
@@ -23,15 +24,16 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     """The parts that are set up. Raises ConfigError if there are none."""
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
-    authors = UpdateAuthors()
+    authors = UpdateAuthors(settings.source.zones.actors)
     parts = [
         *_make_query_parts(settings, outlet, ()),
         *_make_server_log_parts(settings, outlet, authors),
+        *_make_zone_parts(settings, outlet, authors, ()),
     ]
     if not parts:
         raise ConfigError(
             "nothing to watch: name a dnstap socket with --dnstap or a query log with --query-log, another log of "
-            "named with --log, or see `solowire source bind9 --help`"
+            "named with --log, a name server with --zones-of, or see `solowire source bind9 --help`"
         )
     return parts
 
@@ -99,6 +101,18 @@ def _make_server_log_parts(settings: Settings, outlet: EventOutlet, authors: Upd
         )
         for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True)
     ]
+
+
+def _make_zone_parts(
+    settings: Settings, outlet: EventOutlet, authors: UpdateAuthors, observers: Sequence[ChangeObserver]
+) -> Sequence[SourcePart]:
+    """What tells of changed records and zones. observers: are told of each change."""
+    from solowire.sources.bind9.zones.zones_part import ZonesPart
+
+    zones = settings.source.zones
+    if zones.address is None:
+        return ()
+    return [ZonesPart(zones, outlet, _find_state_dir(settings), authors=authors, observers=observers)]
 
 
 def _name_log_parts(paths: Sequence[Path]) -> list[str]:

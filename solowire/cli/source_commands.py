@@ -43,6 +43,11 @@ def source() -> None:
 @click.option(
     "--from-start", is_flag=True, default=None, help="Begin at the file's start, not at its end, if no place is known."
 )
+@click.option("--zones-of", help="Tell changes of zones of the name server at this address, such as 127.0.0.1#53.")
+@click.option("--zone-names", help="The zones to watch, separated by commas. [default: all that are found]")
+@click.option("--zones-found-at", help="named's statistics channel, which lists the zones: http://127.0.0.1:8053.")
+@click.option("--zones-key-file", type=PathOption(), help="TSIG keys for zone transfers, as named.conf has them.")
+@click.option("--notify", help="Where named sends NOTIFY, such as 127.0.0.1#5353. [default: zones are polled]")
 @click.option(
     "--state-dir",
     type=PathOption(),
@@ -57,6 +62,11 @@ def bind9(
     server: str | None,
     zones: str | None,
     from_start: bool | None,
+    zones_of: str | None,
+    zone_names: str | None,
+    zones_found_at: str | None,
+    zones_key_file: Path | None,
+    notify: str | None,
     state_dir: Path | None,
     **options: Any,
 ) -> None:
@@ -68,11 +78,19 @@ def bind9(
     check_texts()
     labels = read_zones(zones)
     queries = {"query_log": query_log, "dnstap": dnstap, "from_start": from_start, "zones": list(labels) or None}
+    watched = {
+        "address": zones_of,
+        "names": [name.strip() for name in zone_names.split(",")] if zone_names is not None else None,
+        "found_at": zones_found_at,
+        "key_file": zones_key_file,
+        "notify": notify,
+    }
     given = {
         "server": server,
         "state_dir": state_dir,
         "queries": queries,
         "server_log": {"files": list(logs) or None, "from_start": from_start},
+        "zones": watched,
     }
     settings = load_settings(config, "source", source=given, **options)
     _run_source("bind9", settings, make_bind9_parts)

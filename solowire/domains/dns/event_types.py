@@ -125,6 +125,7 @@ CATALOG = Catalog(
         _dns("record_created", p.RecordCreated, DURABLE, _RECORD, _UPDATER),
         _dns("record_updated", p.RecordUpdated, DURABLE, _RECORD, _UPDATER),
         _dns("record_deleted", p.RecordDeleted, DURABLE, _RECORD, _UPDATER),
+        _dns("record_changes", p.RecordChanges, DURABLE, _TRANSFER, _UPDATER),
         _dns("record_imported", p.RecordImported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
         _dns("record_exported", p.RecordExported, DURABLE, _TRANSFER, {**_UPDATER, **_PATH}),
         _dns("bind_reload", p.BindReload, DURABLE, (_ZONE, *_plain("server", "success"))),

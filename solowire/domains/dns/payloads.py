@@ -115,12 +115,16 @@ class ForwarderHealth(Payload, kw_only=True, frozen=True):
 
 
 class ZoneChange(Payload, kw_only=True, frozen=True):
-    """What all events about a zone may say. view: BIND's; client, tsig_key: who sent the update."""
+    """What all events about a zone may say. view: BIND's; client, tsig_key: who sent the update.
+
+    serial_before, serial: the zone's serials before and after the change.
+    """
 
     zone: Name
     zone_id: Id | None = None
     zone_type: str | None = None
     view: str | None = None
+    serial_before: Serial | None = None
     serial: Serial | None = None
     record_count: Count | None = None
     client: str | None = None
@@ -132,11 +136,23 @@ class ZoneCreated(ZoneChange, kw_only=True, frozen=True):
 
 
 class ZoneUpdated(ZoneChange, kw_only=True, frozen=True):
-    """A zone's settings or serial changed. changed: names of the settings; before, after: their values."""
+    """A zone's settings or serial changed. changed: names of the settings; before, after: their values.
+
+    created, updated, deleted: changed sets of records, by type; left_out: those that are not told one by one.
+    transfer: how the change was seen, a step of its own (`ixfr`) or in the whole zone (`axfr`), in which several steps
+    may be one. rollback: the serial went back. operation_id: of the bulk operation that the changes were told as.
+    """
 
     changed: list[str] | None = None
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
+    created: Tally | None = None
+    updated: Tally | None = None
+    deleted: Tally | None = None
+    left_out: Tally | None = None
+    transfer: Literal["ixfr", "axfr"] | None = None
+    rollback: bool | None = None
+    operation_id: Id | None = None
 
 
 class ZoneDeleted(ZoneChange, kw_only=True, frozen=True):
@@ -165,14 +181,23 @@ class ZoneExported(ZoneTransfer, kw_only=True, frozen=True):
 
 
 class RecordState(msgspec.Struct, kw_only=True, frozen=True):
-    """A record before or after a change. value: RDATA in presentation form; ttl: seconds."""
+    """A record, or all records of one name and type, before or after a change. ttl: seconds.
+
+    value: RDATA in presentation form, where it is one record; records: of all of them. truncated: a record is longer
+    than an event may be; it ends with `…`.
+    """
 
     value: str | None = None
     ttl: Ttl | None = None
+    records: list[str] | None = None
+    truncated: bool | None = None
 
 
 class RecordChange(ZoneChange, kw_only=True, frozen=True):
-    """What all events about one record say. name: its owner; value: RDATA as text; ttl: seconds."""
+    """What all events about one record say. name: its owner; value: RDATA as text; ttl: seconds.
+
+    Where a source watches the zone, it is about all records of one name and type: see `before` and `after`.
+    """
 
     name: Name
     type: Word
@@ -193,6 +218,27 @@ class RecordUpdated(RecordChange, kw_only=True, frozen=True):
 
 class RecordDeleted(RecordChange, kw_only=True, frozen=True):
     """A record was removed from a zone. value, ttl (seconds): what it was."""
+
+
+class PagedChange(msgspec.Struct, kw_only=True, frozen=True):
+    """One change within a page. part, parts: where it is too long for one page; then each has some of the records."""
+
+    action: Literal["created", "updated", "deleted"]
+    name: Name
+    type: Word
+    before: RecordState | None = None
+    after: RecordState | None = None
+    part: Count | None = None
+    parts: Count | None = None
+
+
+class RecordChanges(ZoneChange, kw_only=True, frozen=True):
+    """Many changes of records, page by page, from 1 to `pages`, within the bulk operation `operation_id`."""
+
+    operation_id: RequiredId
+    page: Count
+    pages: Count
+    changes: list[PagedChange]
 
 
 class RecordImported(ZoneTransfer, kw_only=True, frozen=True):

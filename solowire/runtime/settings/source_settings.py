@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from solowire.runtime.settings.section import PathList, Section, TextList
+from solowire.runtime.settings.section import PathList, Section, Table, TextList
 
 
 class QueriesSettings(Section):
@@ -33,6 +33,48 @@ class ServerLogSettings(Section):
     from_start: bool = Field(False, description="begin at the logs' start, not at their end, if no place is known yet")
 
 
+class ZonesSettings(Section):
+    """The changes of records and zones, from a BIND 9 server's zone transfers."""
+
+    address: str | None = Field(None, description="the name server, such as 127.0.0.1#53")
+    names: TextList = Field(
+        default_factory=list, description="the zones to watch; if none are named, all that are found"
+    )
+    found_at: str | None = Field(
+        None, description="named's statistics channel, such as http://127.0.0.1:8053, which lists the zones"
+    )
+    notify: str | None = Field(
+        None,
+        description="address and port to which named sends NOTIFY, such as 127.0.0.1#5353; without it, polls alone",
+    )
+    notify_from: TextList = Field(
+        default_factory=list,
+        description="addresses and networks that may send NOTIFY; default: the name server's address",
+    )
+    key_file: Path | None = Field(None, description="TSIG keys, as named.conf has them or as algorithm:name:secret")
+    key: str | None = Field(None, description="the name of the key to use, if the file has several")
+    views: Table[str] = Field(
+        default_factory=dict, description="BIND's views to watch, each with the name of the key that leads into it"
+    )
+    poll_interval_s: float = Field(15.0, ge=0.1, le=86_400, description="how often each zone's serial is asked for")
+    find_interval_s: float = Field(10.0, ge=0.1, le=86_400, description="how often the zones are listed anew")
+    concurrency: int = Field(8, ge=1, le=1000, description="questions to the name server at once")
+    max_zone_records: int = Field(2_000_000, ge=1, le=10**10, description="records of a zone; larger ones are left out")
+    page_bytes: int = Field(
+        24_000,
+        ge=4_096,
+        le=56 * 1024,
+        description="a page of many changes as JSON: 4 KB below publish.max_event_bytes, alike for all sources",
+    )
+    left_out_types: TextList = Field(
+        ["RRSIG", "NSEC", "NSEC3", "NSEC3PARAM", "DNSKEY", "CDS", "CDNSKEY", "TYPE65534"],
+        description="record types whose changes are only counted: what named itself maintains in signed zones",
+    )
+    actors: Table[str] = Field(
+        default_factory=dict, description="who is behind a TSIG key's name or a client's address, for `actor`"
+    )
+
+
 class SourceSettings(Section):
     """The sources: `solowire source …`."""
 
@@ -44,3 +86,4 @@ class SourceSettings(Section):
     )
     queries: QueriesSettings = QueriesSettings()
     server_log: ServerLogSettings = ServerLogSettings()
+    zones: ZonesSettings = ZonesSettings()
