@@ -13,6 +13,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from docs.make_settings import PAGE, render_page
+from solowire.errors import InvalidMessage
+from solowire.protocol.messages import Codec, Error
 from solowire.runtime.settings.limits_settings import ConnectSettings
 from solowire.runtime.settings.renamed_settings import RENAMED
 from solowire.runtime.settings.setting_paths import list_paths, to_variable
@@ -217,3 +219,22 @@ def test_each_decision_is_in_the_list() -> None:
     for page in (DOCS / "decisions/README.md", DOCS / "architecture.md"):
         text = page.read_text(encoding="utf-8")
         assert [name for name in records if f"{name})" not in text] == []
+
+
+def test_the_session_that_is_shown_is_one() -> None:
+    """Each message of it can be said or heard as it stands, and a mistake is answered as it is shown."""
+    text = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    shown = text.partition("## One session")[2].partition("\n## ")[0]
+    error = None
+    for who, line in re.findall(r"^    ([<>]) (\{.*)$", shown, re.MULTILINE):
+        if who == "<":
+            heard = Codec.json.decode_server(line)
+            if error is not None:
+                assert heard == error
+            error = None
+            continue
+        try:
+            Codec.json.decode(line)
+        except InvalidMessage as fault:
+            error = Error(fault.code, fault.message, fault.hint, fault.id)
+    assert error is None
