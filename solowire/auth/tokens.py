@@ -38,6 +38,7 @@ from solowire.auth.scopes import read_scopes
 from solowire.errors import InvalidToken, TokenRevoked, UnknownKey
 from solowire.model.access import ADMINISTER, Identity, Proof, Role, is_granted
 from solowire.model.domain import Domain
+from solowire.model.permissions import describe_permission_fault, narrow_permissions
 
 ALGORITHM = SECRET_ALGORITHM
 TICKET_SECONDS = 30.0
@@ -224,8 +225,8 @@ class Tokens:
             raise InvalidToken(f"the token's role {role!r} is not known", hint="known are " + ", ".join(self._roles))
         permissions = known.permissions
         if claims.permissions is not UNSET:
-            # A token may narrow its role, never widen it.
-            permissions = tuple(p for p in claims.permissions if is_granted(known.permissions, p))
+            self._check_permissions(claims.permissions)
+            permissions = narrow_permissions(known.permissions, claims.permissions)
         scopes = read_scopes(claims.scopes, self.domain)
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):
@@ -237,6 +238,14 @@ class Tokens:
                 "the token's claims hold half a character", hint=r"such as \ud800 without its other half"
             )
         return identity
+
+    def _check_permissions(self, permissions: Sequence[str]) -> None:
+        """Raises InvalidToken for one that nothing asks for: misspelt, it would hide what its author meant to show."""
+        for name in permissions:
+            if fault := describe_permission_fault(name, self.domain.catalog):
+                raise InvalidToken(
+                    f"the token's 'permissions' have {fault}", hint="correct it, or leave `permissions` out"
+                )
 
     def issue_ticket(
         self,

@@ -10,17 +10,11 @@ from collections.abc import Mapping
 
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.errors import ConfigError
-from solowire.model.access import ADMINISTER, ADMINISTRATORS, PUBLISH, ROLES, Role, parse_roles
+from solowire.model.access import ADMINISTRATORS, ROLES, Role, parse_roles
 from solowire.model.catalog import Catalog
+from solowire.model.permissions import describe_permission_fault
 from solowire.model.subscriptions import MAX_PATTERNS, expand_pattern
 from solowire.runtime.settings import Settings
-
-
-def list_permissions(catalog: Catalog) -> tuple[str, ...]:
-    """All that anything asks for. A role may also grant `x.*` for those that begin with `x.`, and `*` for all."""
-    reads = (event_type.permission for event_type in catalog.types)
-    shows = (shows for event_type in catalog.types for shows in event_type.sensitive.values())
-    return tuple(dict.fromkeys((ADMINISTER, PUBLISH, *reads, *shows)))
 
 
 def load_roles(settings: Settings, catalog: Catalog) -> dict[str, Role]:
@@ -45,13 +39,9 @@ def load_roles(settings: Settings, catalog: Catalog) -> dict[str, Role]:
 
 def _fault(role: Role, catalog: Catalog) -> str:
     """What is wrong with it, "" if nothing is."""
-    permissions = list_permissions(catalog)
-    wildcards = {"*", *(f"{name.rpartition('.')[0]}.*" for name in permissions if "." in name)}
     for permission in role.permissions:
-        if permission not in permissions and permission not in wildcards:
-            known = f"known are {', '.join(permissions)}, x.* for those that begin with x., and *"
-            suggestion = suggest_name(permission, (*permissions, *wildcards), known)
-            return f"grants {permission!r}, which nothing asks for{suggestion}"
+        if fault := describe_permission_fault(permission, catalog):
+            return f"grants {fault}"
     if (number := len(role.defaults)) > MAX_PATTERNS:
         return f"has {number} defaults, {MAX_PATTERNS} are the most"
     for pattern in role.defaults:

@@ -335,19 +335,33 @@ def test_the_legacy_claim_of_admins() -> None:
 
 
 def test_permissions_of_a_token_narrow() -> None:
-    """A token may have fewer permissions than its role, and asking for more gives it none of them."""
-    identity = TOKENS.identify(signed(permissions=["dns.read", "admin.read", "*", "dns.*"]), NOW)
+    """A token may have fewer permissions than its role, and asking for more gives it none of them.
+
+    What a token claims by `x.*` or `*` is what its role has of it.
+    """
+    identity = TOKENS.identify(signed(permissions=["dns.read", "admin.read"]), NOW)
     assert identity.permissions == ("dns.read",)
+    assert TOKENS.identify(signed(permissions=["dns.*", "dns.read"]), NOW).permissions == ("dns.read",)
+    assert set(TOKENS.identify(signed(permissions=["*"]), NOW).permissions) == set(ROLES["viewer"].permissions)
     assert TOKENS.identify(signed(permissions=[]), NOW).permissions == ()
     assert TOKENS.identify(signed(role="operator", permissions=["sensitive.tsig_key"]), NOW).permissions == (
         "sensitive.tsig_key",
     )
 
 
+@pytest.mark.parametrize("permission", ["dns.raed", "DNS.read", "dns.read ", "dns", "", "no.*", "x" * 4000])
+def test_a_permission_that_nothing_asks_for_is_refused_by_name(permission: str) -> None:
+    """Misspelt, it would hide in silence what its author meant to show."""
+    with pytest.raises(InvalidToken) as caught:
+        TOKENS.identify(signed(permissions=["dns.read", permission]), NOW)
+    assert repr(permission[:100]) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
 @given(
     st.sampled_from(sorted(ROLES)),
     st.lists(
-        st.sampled_from(["*", "dns.*", "dns.read", "sensitive.*", "admin", ".*", "", "dns."]) | st.text(max_size=6),
+        st.sampled_from(["*", "dns.*", "dns.read", "sensitive.*", "admin.read", "sensitive.client_ip", "dns."]),
         max_size=5,
     ),
     st.text(max_size=12),
@@ -355,7 +369,11 @@ def test_permissions_of_a_token_narrow() -> None:
 @settings(deadline=None, max_examples=examples(150))
 def test_no_token_widens_its_role(role: str, permissions: list[str], wanted: str) -> None:
     """Whatever permissions a token claims, it may do nothing that its role may not."""
-    identity = TOKENS.identify(signed(role=role, permissions=permissions), NOW)
+    try:
+        identity = TOKENS.identify(signed(role=role, permissions=permissions), NOW)
+    except InvalidToken:
+        assert "dns." in permissions
+        return
     whole = TOKENS.identify(signed(role=role), NOW)
     for permission in (wanted, "dns.read", "admin.read", "sensitive.client_ip", "events.publish", "admin"):
         assert whole.has_permission(permission) or not identity.has_permission(permission)
