@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from solowire.sdk.client import Client, ConnectionState
     from solowire.sdk.history import History
     from solowire.sdk.publisher import Accepted, Publisher, PublisherStats
+    from solowire.sdk.sync_publisher import SyncPublisher
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "PublisherStats",
     "SolowireError",
     "SubscriptionDenied",
+    "SyncPublisher",
 ]
 
 _PLACES = {
@@ -59,6 +61,7 @@ _PLACES = {
     "sdk.client": "Client ConnectionState",
     "sdk.history": "History",
     "sdk.publisher": "Accepted Publisher PublisherStats",
+    "sdk.sync_publisher": "SyncPublisher",
 }
 _MODULES = {name: f"solowire.{module}" for module, names in _PLACES.items() for name in names.split()}
 _OTHER_NAMES = {"Event": "ReceivedEvent"}  # of what a client gets, which is the only event that its user sees

@@ -66,7 +66,7 @@ def publish(
     async def run() -> int:
         async with Publisher(settings.url, make_token(settings, PUBLISH), retry_for=PUBLISH_SECONDS) as publisher:
             try:
-                return (await publisher.publish_now(event)).last_offset
+                return (await publisher.publish_and_wait(event)).last_offset
             except (TypeError, ValueError) as error:  # of what the options say: an empty name, say
                 raise ConfigError(str(error).removeprefix("$.")) from None
 

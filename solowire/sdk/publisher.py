@@ -21,12 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from itertools import islice
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any
@@ -35,17 +30,18 @@ import httpx
 import msgspec
 
 from solowire.algorithms.backoff import Backoff
-from solowire.errors import BufferFull, PublishRefused
+from solowire.errors import PublishRefused
 from solowire.sdk.arguments import (
     Token,
     check_callback,
     check_count,
-    check_json,
-    check_optional_text,
     check_seconds,
     check_url,
 )
+from solowire.sdk.bulk_operation import BulkOperation
+from solowire.sdk.event_encoding import encode_event, encode_whole_event
 from solowire.sdk.network_errors import read_network_error
+from solowire.sdk.publish_buffer import PublishBuffer
 from solowire.sdk.retry_policy import (
     Fault,
     FaultKind,
@@ -123,20 +119,13 @@ class Publisher:
         self._url = check_url(url) + "/v1/events"
         self._token = TokenSource(token)
         self._bearer = ""
-        self._batch = batch
         self._linger = linger
-        self._limit = buffer_events
         self._retry_for = retry_for
         self._timeout = timeout
         self._on_refused = on_refused
         self._ssl = ssl
         self.stats = PublisherStats()
-        self._queue: deque[bytes] = deque()
-        self._sending: list[bytes] = []  # the batch that was taken out of the queue, as far as it is not settled
-        self._arrived = asyncio.Event()  # there is something in the queue
-        self._enough = asyncio.Event()  # there is a batch in it, or someone waits in drain()
-        self._settled = asyncio.Event()  # nothing is waiting any more, or it never will be sent
-        self._settled.set()
+        self._buffer = PublishBuffer(buffer_events, batch)
         self._stopped: PublishRefused | None = None
         self._has_succeeded = False
         self._last_fault: Fault | None = None  # since the last success
@@ -150,6 +139,7 @@ class Publisher:
     async def __aenter__(self) -> Publisher:
         if self._worker is not None or self._is_closed:
             raise RuntimeError("a publisher is entered once")
+        self._buffer.begin()
         self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=self._ssl or True)
         self._worker = asyncio.create_task(self._work(), name="solowire publisher")
         return self
@@ -168,7 +158,7 @@ class Publisher:
             async with asyncio.timeout(self._timeout):
                 await self.drain()
         except TimeoutError:
-            detail = f"{self._waiting_count} events were not accepted within {self._timeout:g} s"
+            detail = f"{self._buffer.waiting_count} events were not accepted within {self._timeout:g} s"
             why = f"; it {self._last_fault.text}" if self._last_fault is not None else ""
             fault = PublishRefused(0, {"detail": f"did not take everything: {detail}{why}"}, url=self._url)
         except PublishRefused as refused:
@@ -178,7 +168,7 @@ class Publisher:
         if fault is not None:
             if error is None:
                 raise fault
-            logger.error("%d events are left over: %s", self._waiting_count, fault)
+            logger.error("%d events are left over: %s", self._buffer.waiting_count, fault)
 
     async def publish(
         self,
@@ -199,28 +189,24 @@ class Publisher:
         if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data` (NaN,
         bytes, sets, Decimal, keys that are no text), and for what is no text and should be.
         """
-        self._require_running()
-        if self._waiting_count >= self._limit:
-            raise BufferFull(self._limit)
-        given = {
-            "priority": priority,
-            "key": key,
-            "user": user,
-            "timestamp": _now() if timestamp is None else timestamp,
-            "source": source,
-            "correlation_id": correlation_id,
-        }
-        if id is None:
-            id = str(uuid.uuid4())
-        event = {"type": type, "id": id, "data": data} | {name: v for name, v in given.items() if v is not None}
-        _check_event(event, "$")
-        event["data"] = dict(data)
-        self._queue.append(_ENCODER.encode(event))  # at once: what happens to `data` later is no concern of it
-        self._settled.clear()
-        self._arrived.set()
-        if len(self._queue) >= self._batch:
-            self._enough.set()
+        id, item = encode_event(
+            type,
+            data,
+            id=id,
+            priority=priority,
+            key=key,
+            user=user,
+            timestamp=timestamp,
+            source=source,
+            correlation_id=correlation_id,
+        )
+        self.enqueue(item)
         return id
+
+    def enqueue(self, item: bytes) -> int:
+        """Puts an encoded event in the buffer, from whatever thread, and returns its number there; raises as above."""
+        self._require_running()
+        return self._buffer.append(item)
 
     def enqueue_many(self, items: Sequence[bytes]) -> int:
         """Puts encoded events in the buffer, as far as there is room, and returns how many of them that were.
@@ -229,24 +215,49 @@ class Publisher:
         not looked at. Raises PublishRefused if the publisher has stopped.
         """
         self._require_running()
-        count = min(len(items), self._limit - self._waiting_count)
-        if count > 0:
-            self._queue.extend(items[:count])
-            self._settled.clear()
-            self._arrived.set()
-            if len(self._queue) >= self._batch:
-                self._enough.set()
-        return max(count, 0)
+        return self._buffer.append_many(items)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether the event of that number in the buffer is accepted, or refused by name."""
+        return self._buffer.is_settled(number)
+
+    async def wait_for_room(self) -> None:
+        """Waits until the buffer has room for one event more. Raises PublishRefused if the publisher has stopped."""
+        self._require_running()
+        await self._buffer.wait_for_room()
+        self._require_running()
+
+    def bulk(
+        self,
+        operation: str,
+        *,
+        total: int | None = None,
+        operation_id: str | None = None,
+        zone: str | None = None,
+        actor: str | None = None,
+    ) -> BulkOperation:
+        """A bulk operation, such as an import, as an async context manager that publishes how far it is.
+
+        total: items to do, if that is known. operation_id: made here, if there is none. zone: that it is about.
+        actor: who caused it. Raises TypeError or ValueError for arguments of another kind.
+        """
+        return BulkOperation(
+            self,
+            operation,
+            total=total,
+            operation_id=operation_id,
+            zone=zone,
+            actor=actor,
+            timeout=self._timeout,
+        )
 
     async def drain(self) -> None:
         """Waits until everything that was published is accepted (or refused by name). Raises PublishRefused."""
         self._require_running()
-        if self._queue:
-            self._enough.set()
-        await self._settled.wait()
+        await self._buffer.wait_until_settled()
         self._require_running()
 
-    async def publish_now(self, events: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Accepted:
+    async def publish_and_wait(self, events: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Accepted:
         """Posts one event or several, as the gateway takes them, past the buffer; ids are added where there are none.
 
         Raises PublishRefused, with nothing accepted, for whatever is not success; what can succeed later is tried
@@ -256,16 +267,10 @@ class Publisher:
             raise RuntimeError("enter the publisher first: `async with publisher`")
         if isinstance(events, (str, bytes)) or not isinstance(events, (Mapping, Iterable)):
             raise TypeError(f"events must be a dict or several of them, not a {type(events).__name__}")
-        items = []
-        for index, event in enumerate([events] if isinstance(events, Mapping) else events):
-            path = "$" if isinstance(events, Mapping) else f"$[{index}]"
-            if not isinstance(event, Mapping):
-                raise TypeError(f"{path} must be a dict, not a {type(event).__name__}")
-            whole = dict(event)
-            if whole.get("id") is None:
-                whole["id"] = str(uuid.uuid4())
-            _check_event(whole, path)
-            items.append(_ENCODER.encode(whole))
+        if isinstance(events, Mapping):
+            items = [encode_whole_event(events, "$")]
+        else:
+            items = [encode_whole_event(event, f"$[{index}]") for index, event in enumerate(events)]
         answer = await self._post_until_settled(items, self._retry_for or 0.0)
         if isinstance(answer, Accepted):
             self._count_accepted(answer)
@@ -275,7 +280,7 @@ class Publisher:
     @property
     def unsent(self) -> list[dict[str, Any]]:
         """The events that are neither accepted nor refused, in order: to be kept, if the publisher has stopped."""
-        return [msgspec.json.decode(item) for item in (*self._sending, *self._queue)]
+        return [msgspec.json.decode(item) for item in self._buffer.unsent]
 
     async def close(self) -> None:
         """Stops without waiting for what is buffered, which stays in `unsent`."""
@@ -285,13 +290,9 @@ class Publisher:
             await asyncio.wait({self._worker})
         if self._http is not None:
             await self._http.aclose()
-        self._settled.set()
+        self._buffer.end()
 
     # ------------------------------------------------------------------------------------------ the task
-
-    @property
-    def _waiting_count(self) -> int:
-        return len(self._queue) + len(self._sending)
 
     def _require_running(self) -> None:
         if self._stopped is not None:
@@ -302,19 +303,7 @@ class Publisher:
     async def _work(self) -> None:
         try:
             while True:
-                await self._arrived.wait()
-                if len(self._queue) < self._batch:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(self._linger):
-                            await self._enough.wait()
-                self._sending = list(islice(self._queue, self._batch))
-                for _ in self._sending:
-                    self._queue.popleft()
-                await self._deliver()
-                if not self._queue:
-                    self._arrived.clear()
-                    self._enough.clear()
-                    self._settled.set()
+                await self._deliver(await self._buffer.take_batch(self._linger))
         except PublishRefused as refused:
             self._stop(refused)
         except asyncio.CancelledError:
@@ -328,15 +317,15 @@ class Publisher:
             )
 
     def _stop(self, refused: PublishRefused) -> None:
-        logger.error("the publisher stopped with %d events unsent: %s", self._waiting_count, refused)
+        logger.error("the publisher stopped with %d events unsent: %s", self._buffer.waiting_count, refused)
         self._stopped = refused
-        self._settled.set()
+        self._buffer.end()
 
-    async def _deliver(self) -> None:
-        """Settles the batch in `_sending`, in as many requests as it takes. Raises PublishRefused to stop."""
-        runs = [self._sending]  # the first one last
+    async def _deliver(self, batch: list[bytes]) -> None:
+        """Settles a batch, in as many requests as it takes. Raises PublishRefused to stop."""
+        runs = [batch]  # the first one last
         while runs:
-            self._sending = [item for run in reversed(runs) for item in run]
+            self._buffer.keep_sending([item for run in reversed(runs) for item in run])
             run = runs.pop()
             answer = await self._post_until_settled(run, self._retry_for)
             if isinstance(answer, Accepted):
@@ -356,7 +345,7 @@ class Publisher:
                     runs += [run[half:], run[:half]]
                 case _:
                     raise self._make_error(answer)
-        self._sending = []
+        self._buffer.keep_sending([])
 
     def _count_accepted(self, answer: Accepted) -> None:
         self.stats.accepted += answer.accepted
@@ -459,42 +448,3 @@ def _find_faults(problem: Problem, length: int) -> dict[int, Problem]:
     except msgspec.ValidationError:
         return {}
     return {fault.index: msgspec.structs.asdict(fault) for fault in faults if 0 <= fault.index < length}
-
-
-def _check_event(event: Mapping[str, Any], path: str) -> None:
-    """Raises TypeError or ValueError for what the gateway could not take, or would take for something else."""
-    if event.get("type") == "":
-        raise ValueError(f"{path}.type must not be empty: GET /v1/catalog lists the types")
-    for name in _TEXTS:
-        value = event.get(name)
-        if value is not None and not (type(value) is str and value):
-            check_optional_text(f"{path}.{name}", value)
-    data = event.get("data")
-    if not isinstance(data, Mapping):
-        raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")
-    if not isinstance(event.get("type"), str):
-        raise TypeError(f"{path}.type must be a str, the event's type")
-    check_json(event, path)
-
-
-_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
-
-
-def _plainly(value: object) -> str | int | float | dict[str, Any]:
-    """A text, number or mapping of a class of its own, such as a framework's safe text, as what it is a kind of."""
-    if isinstance(value, str):
-        return str.__str__(value)  # whatever its own says
-    if isinstance(value, int):
-        return int.__pos__(value)
-    if isinstance(value, float):
-        return float.__pos__(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")  # check_json has let nothing else through
-
-
-_ENCODER = msgspec.json.Encoder(enc_hook=_plainly)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -110,7 +110,7 @@ async def test_the_sdk_speaks_of_own_types(own: System) -> None:
         assert client.subscriptions == ["deploy_finished"]  # as it came back
     async with Publisher(own.url, own.token("agent", "publisher")) as publisher:
         with pytest.raises(PublishRefused):
-            await publisher.publish_now({"type": "deploy_finished", "data": {"service": 1}})
+            await publisher.publish_and_wait({"type": "deploy_finished", "data": {"service": 1}})
 
 
 @pytest.mark.parametrize(

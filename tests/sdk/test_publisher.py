@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import ChainMap, UserDict, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -23,88 +21,9 @@ from solowire.errors import BufferFull, PublishRefused
 from solowire.model.events import Priority
 from solowire.sdk.arguments import check_json
 from solowire.sdk.publisher import Accepted, Publisher
+from tests.support.publish_gateway import Gateway, Reply, page, problem
 
 DEADLINE_S = 30.0
-
-Reply = tuple[int, dict[str, str], Any]
-Judge = Callable[[list[dict[str, Any]]], Reply | None]
-
-
-CODES = {400: "invalid_events", 401: "invalid_token", 403: "forbidden", 404: "not_found", 413: "too_large"}
-
-
-def problem(status: int, detail: str = "no", *, retry_after: str | None = None, **more: Any) -> Reply:
-    """An answer of the gateway's own."""
-    headers = {"content-type": "application/problem+json"}
-    if retry_after is not None:
-        headers["retry-after"] = retry_after
-    return status, headers, {"status": status, "code": CODES.get(status, "no"), "detail": detail, **more}
-
-
-def page(status: int, **headers: str) -> Reply:
-    """An answer of whatever stands in the gateway's place."""
-    return status, {"content-type": "text/html", **headers}, b"<html>"
-
-
-class Gateway:
-    """Accepts what it gets, but answers `script` first, in turn (None: hangs up without an answer), then asks `judge`.
-
-    log: the events that it accepted, each id once. requests: the ids of each request. open: cleared, it doesn't answer.
-    """
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.log: list[dict[str, Any]] = []
-        self.requests: list[list[str]] = []
-        self.tokens: list[str] = []
-        self.times: list[float] = []
-        self.script: deque[Reply | None] = deque()
-        self.judge: Judge = lambda events: None
-        self.open = asyncio.Event()
-        self.open.set()
-
-    def accept(self, events: list[dict[str, Any]]) -> Reply:
-        known = {event["id"] for event in self.log}
-        fresh = [event for event in events if event["id"] not in known]
-        self.log += fresh
-        answer = {"epoch": "e1", "first_offset": len(self.log) - len(fresh) + 1, "last_offset": len(self.log)}
-        return 200, {}, answer | {"accepted": len(fresh), "duplicates": len(events) - len(fresh)}
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                assert head.startswith(b"POST /v1/events ")
-                lines = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
-                assert lines["content-type"] == "application/json"
-                events = msgspec.json.decode(await reader.readexactly(int(lines["content-length"])))
-                self.tokens.append(lines["authorization"].removeprefix("bearer "))
-                self.requests.append([event["id"] for event in events])
-                self.times.append(asyncio.get_running_loop().time())
-                await self.open.wait()
-                reply = self.script.popleft() if self.script else self.judge(events) or self.accept(events)
-                if reply is None:
-                    self.accept(events)  # the worst case: it was accepted, and nobody learns of it
-                    break
-                status, headers, content = reply
-                body = content if isinstance(content, bytes) else msgspec.json.encode(content)
-                headers = {"content-length": str(len(body)), **headers}
-                writer.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
-                writer.write("".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            pass
-        finally:
-            writer.close()
-
-    @property
-    def values(self) -> list[int]:
-        return [event["data"]["n"] for event in self.log]
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Gateway]:
-        async with await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=2**24) as server:
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            yield self
-            self.open.set()
 
 
 @pytest.fixture
@@ -497,7 +416,7 @@ async def test_errors_keep_the_servers_hint(gateway: Gateway) -> None:
     gateway.script.append(problem(403, "publishing needs a permission", hint="use a publisher's token"))
     async with Publisher(gateway.url, "tok") as publisher:
         with pytest.raises(PublishRefused, match=rf"{gateway.url}/v1/events answered 403.*\(use a publisher's token\)"):
-            await publisher.publish_now({"type": "custom.n", "data": {}})
+            await publisher.publish_and_wait({"type": "custom.n", "data": {}})
 
 
 async def test_token_function_that_fails(gateway: Gateway) -> None:
@@ -516,11 +435,11 @@ async def test_token_function_that_fails(gateway: Gateway) -> None:
 
 
 async def test_publishes_now(gateway: Gateway) -> None:
-    """`publish_now` returns the gateway's answer, for one event or several, and adds the ids that are missing."""
+    """`publish_and_wait` returns the gateway's answer, for one event or several, and adds the ids that are missing."""
     async with Publisher(gateway.url, "tok") as publisher:
-        one = await publisher.publish_now({"type": "custom.n", "data": {"n": 1}, "id": "mine"})
-        two = await publisher.publish_now({"type": "custom.n", "data": {"n": n}} for n in (2, 3))
-        again = await publisher.publish_now([{"type": "custom.n", "data": {"n": 1}, "id": "mine"}])
+        one = await publisher.publish_and_wait({"type": "custom.n", "data": {"n": 1}, "id": "mine"})
+        two = await publisher.publish_and_wait({"type": "custom.n", "data": {"n": n}} for n in (2, 3))
+        again = await publisher.publish_and_wait([{"type": "custom.n", "data": {"n": 1}, "id": "mine"}])
         assert (publisher.stats.accepted, publisher.stats.duplicates) == (3, 1)
     assert one == Accepted("e1", 1, 1, 1, 0)
     assert two == Accepted("e1", 2, 3, 2, 0)
@@ -528,24 +447,24 @@ async def test_publishes_now(gateway: Gateway) -> None:
     assert len(gateway.log[1]["id"]) == 36
 
 
-async def test_publish_now_says_what_is_wrong(gateway: Gateway) -> None:
-    """`publish_now` raises the gateway's problem at once, and does not stop the publisher."""
+async def test_publish_and_wait_says_what_is_wrong(gateway: Gateway) -> None:
+    """`publish_and_wait` raises the gateway's problem at once, and does not stop the publisher."""
     gateway.judge = even_only
     gateway.script += [problem(503), None]
     async with Publisher(gateway.url, "tok") as publisher:
         for status in (503, 0, 400):
             with pytest.raises(PublishRefused) as refused:
-                await publisher.publish_now({"type": "custom.n", "data": {"n": 1}})
+                await publisher.publish_and_wait({"type": "custom.n", "data": {"n": 1}})
             assert refused.value.status == status
         assert refused.value.problem["errors"]
         await publish(publisher, 2)
 
 
-async def test_publish_now_tries_again_if_told_to(gateway: Gateway) -> None:
+async def test_publish_and_wait_tries_again_if_told_to(gateway: Gateway) -> None:
     """With `retry_for`, what may succeed later is tried again with the same id."""
     gateway.script += [problem(503), None]
     async with Publisher(gateway.url, "tok", retry_for=DEADLINE_S) as publisher:
-        done = await publisher.publish_now({"type": "custom.n", "data": {"n": 1}})
+        done = await publisher.publish_and_wait({"type": "custom.n", "data": {"n": 1}})
     assert done.duplicates == 1
     assert len({tuple(ids) for ids in gateway.requests}) == 1
 
@@ -556,7 +475,7 @@ async def test_publish_now_tries_again_if_told_to(gateway: Gateway) -> None:
 async def test_is_used_within_its_context(gateway: Gateway) -> None:
     """Publishing before entering and after leaving, and entering twice, are refused as misuse."""
     publisher = Publisher(gateway.url, "tok")
-    for use in (publish(publisher, 1), publisher.drain(), publisher.publish_now([])):
+    for use in (publish(publisher, 1), publisher.drain(), publisher.publish_and_wait([])):
         with pytest.raises(RuntimeError):
             await use
     async with publisher:
@@ -612,7 +531,9 @@ async def test_refuses_what_json_cannot_hold(gateway: Gateway, data: Any, path: 
         with pytest.raises((TypeError, ValueError), match=path):
             await publisher.publish("custom.n", data)
         with pytest.raises((TypeError, ValueError), match=path.replace(r"\$", r"\$\[1\]")):
-            await publisher.publish_now([{"type": "custom.n", "data": {"n": 1}}, {"type": "custom.n", "data": data}])
+            await publisher.publish_and_wait(
+                [{"type": "custom.n", "data": {"n": 1}}, {"type": "custom.n", "data": data}]
+            )
         await publish(publisher, 1)
     assert gateway.values == [1]
 
@@ -632,7 +553,7 @@ async def test_takes_what_only_is_a_kind_of_text_or_number(gateway: Gateway) -> 
     async with Publisher(gateway.url, "tok") as publisher:
         data = {"n": Whole(1), Text("t"): [Text("é"), {"f": Float(1.5)}]}
         await publisher.publish("custom.n", data, key=Text("k"))
-        await publisher.publish_now({"type": Text("custom.n"), "data": data | {"n": Whole(2)}})
+        await publisher.publish_and_wait({"type": Text("custom.n"), "data": data | {"n": Whole(2)}})
     assert sorted(gateway.values) == [1, 2]
 
 
@@ -641,7 +562,7 @@ async def test_takes_what_only_is_a_kind_of_dict(gateway: Gateway) -> None:
     async with Publisher(gateway.url, "tok") as publisher:
         for number, inner in enumerate((MappingProxyType({"x": 1}), ChainMap({"x": 1}), UserDict(x=1))):
             await publisher.publish("custom.n", {"n": number, "inner": [{"deep": inner}]})
-            await publisher.publish_now({"type": "custom.n", "data": UserDict(n=number, inner=inner)})
+            await publisher.publish_and_wait({"type": "custom.n", "data": UserDict(n=number, inner=inner)})
         with pytest.raises(TypeError, match=r"\$\.data\.inner has the key 1"):
             await publisher.publish("custom.n", {"inner": MappingProxyType({1: 1})})
     assert sorted(gateway.values) == [0, 0, 1, 1, 2, 2]
@@ -678,11 +599,11 @@ async def test_refuses_what_is_no_text(gateway: Gateway, wrong: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("events", ["text", b"bytes", 7, None, [1], ["a"]])
-async def test_publish_now_refuses_what_are_no_events(gateway: Gateway, events: Any) -> None:
+async def test_publish_and_wait_refuses_what_are_no_events(gateway: Gateway, events: Any) -> None:
     """What is neither an event nor several is a TypeError."""
     async with Publisher(gateway.url, "tok") as publisher:
         with pytest.raises(TypeError, match="dict"):
-            await publisher.publish_now(events)
+            await publisher.publish_and_wait(events)
     assert gateway.requests == []
 
 

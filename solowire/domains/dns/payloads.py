@@ -558,7 +558,10 @@ class SessionExpired(Session, kw_only=True, frozen=True):
 
 
 class Bulk(Payload, kw_only=True, frozen=True):
-    """What all events about a bulk operation say. Counts are of items, such as records."""
+    """What all events about a bulk operation say. Counts are of items, such as records.
+
+    errors: of the first items that failed; errors_omitted: how many errors are not among them.
+    """
 
     operation_id: RequiredId
     operation: str | None = None
@@ -568,6 +571,7 @@ class Bulk(Payload, kw_only=True, frozen=True):
     succeeded: Count | None = None
     failed: Count | None = None
     errors: list[Any] | None = None
+    errors_omitted: Count | None = None
     duration_ms: Millis | None = None
 
 
@@ -576,8 +580,12 @@ class BulkStarted(Bulk, kw_only=True, frozen=True):
 
 
 class BulkProgress(Bulk, kw_only=True, frozen=True):
-    """How far a bulk operation is: items done so far, percent, and seconds still to go."""
+    """How far a bulk operation is: items done so far, percent, and seconds still to go.
 
+    status: `running`, or at last `completed` or `failed`.
+    """
+
+    status: str | None = None
     percent: Percent | None = None
     eta_s: Seconds | None = None
 
