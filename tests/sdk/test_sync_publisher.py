@@ -17,7 +17,7 @@ from solowire.errors import BufferFull, PublishRefused
 from solowire.sdk.sync_publisher import SyncPublisher
 from tests.support.publish_gateway import Gateway, problem
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -405,11 +405,12 @@ def test_a_fork_while_other_threads_publish(gateway: Gateway) -> None:
                     publisher.publish("custom.n", {"n": n, "who": who})
                     n += 1
                 except BufferFull:
-                    time.sleep(0.001)
+                    pass
+                time.sleep(0.0005)
         threads = [threading.Thread(target=work, args=(f"thread {i}",)) for i in range(3)]
         for thread in threads:
             thread.start()
-        for i in range(20):
+        for i in range(8):
             pid = os.fork()
             if pid == 0:
                 publisher.publish("custom.n", {"n": i, "who": "child"})
@@ -425,7 +426,7 @@ def test_a_fork_while_other_threads_publish(gateway: Gateway) -> None:
     numbers: dict[str, list[int]] = {}
     for event in gateway.log:
         numbers.setdefault(event["data"]["who"], []).append(event["data"]["n"])
-    assert numbers.pop("child") == list(range(20))
+    assert numbers.pop("child") == list(range(8))
     assert all(each == list(range(len(each))) for each in numbers.values())
     assert len(numbers) == 3
 
