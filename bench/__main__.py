@@ -28,6 +28,7 @@ from bench.cases import (
     refusals,
     side_by_side,
     side_by_side_users,
+    sources,
     streams,
 )
 from bench.machine import CORES, LOAD_CORES, BenchError
@@ -48,7 +49,7 @@ PAGES: dict[str, list[Benchmark]] = {
         *(overload.overload, backpressure.backpressure, never_read.never_read, refusals.refusals),
         *(aggregation.aggregation, leases.leases),
     ],
-    "": [compression.compression, history.history],
+    "": [compression.compression, history.history, sources.sources],
 }
 """The cases of each page in their order; under "" those of none."""
 CASES = {case.name: case for cases in PAGES.values() for case in cases}

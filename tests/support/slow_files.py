@@ -11,6 +11,7 @@ SLOW_FILES = (
     "tests/bench/test_locust.py",
     "tests/e2e/test_deployment.py",
     "tests/e2e/test_bind9.py",
+    "tests/e2e/test_dnstap.py",
     "tests/e2e/test_processes.py",
     "tests/e2e/test_supervision.py",
     "tests/sources/bind9/test_named.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -191,8 +192,7 @@ class DnstapConnection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a stream socket has
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # a stream's; uvloop's is none by its class
         if not self._reader.add(self):
             self.refuse(f"more than {MAX_CONNECTIONS} connections at a time")
 

@@ -1,0 +1,126 @@
+"""What a name server's queries cost on their way to a user: the agent of BIND 9, and all that stands behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import msgspec
+
+from bench.machine import LOAD_CORES, BenchError, cpu_seconds, end_tree, place_on
+from bench.measure import Round, Usage, make_row
+from bench.receiver import percentiles_of
+from bench.registry import Length, benchmark
+from bench.report import ROOT, Case
+from bench.server import start_program, wait_until_ready
+from bench.solowire_system import NO_PUBLISH_LIMIT, Solowire, make_environment
+from bench.ws_client import FrameReader, Session, User, run_beside
+
+RATES = (5_000, 10_000, 20_000)
+SECONDS, QUICK_SECONDS = 5.0, 2.0
+TARGET_RATE, TARGET_P99_MS = 10_000, 500.0
+ARRIVE_TIMEOUT_S = 15.0
+SETTINGS = {**NO_PUBLISH_LIMIT, "SHARD__AGGREGATION__EVENTS_PER_S": 1_000_000}
+ROLES = ("gateway", "router", "shard")
+
+
+@benchmark()
+def sources(case: Case, length: Length) -> None:
+    """5,000, 10,000 and 20,000 queries per second by dnstap, to one subscriber who gets them all.
+
+    A process sends prepared dnstap frames, a query and its answer each, by the clock ({SECONDS:g} s a round) to
+    `solowire source bind9 --dnstap`, which publishes to `solowire up`. One user is subscribed to `dns_query_log`;
+    summing up is turned off for it, so that each event is delivered, where by default it would get figures and a
+    sample. Latency is from the moment of the answer to the user's reading the event, to the ms. The agent, the sender
+    and the user share a core, the servers have the other; the system runs with {NO_PUBLISH_LIMIT}.
+    """
+    seconds = QUICK_SECONDS if length.is_quick else SECONDS
+    with Solowire(settings=SETTINGS) as system, _Agent(system) as agent:
+        asyncio.run(_run(system, agent, RATES[0], 1.0))  # warms up
+        for rate in RATES:
+            rounds = [asyncio.run(_run(system, agent, rate, seconds)) for _ in range(length.bounded())]
+            case.rows.append(make_row(f"{rate:,} queries/s", rounds, units={"agent, CPU per query": "µs"}))
+            case.hold(case.rows[-1], "lost", at_most=0)
+            if rate == TARGET_RATE:
+                case.hold(case.rows[-1], "p99", at_most=TARGET_P99_MS)
+
+
+class _Agent:
+    """`solowire source bind9 --dnstap`, on the load's core."""
+
+    def __init__(self, system: Solowire) -> None:
+        self.path = system.data / "dnstap.sock"
+        self._log = system.data / "agent.log"
+        command = [sys.executable, "-m", "solowire", "source", "bind9", "--dnstap", str(self.path), "--server", "ns1"]
+        environment = make_environment({"URL": f"http://127.0.0.1:{system.port}", "TOKEN": system.sign("ns1")})
+        self._process = start_program(command, system.data, self._log, environment, LOAD_CORES)
+
+    def __enter__(self) -> _Agent:
+        wait_until_ready(self.path.exists, self._process, self._log, "the agent")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end_tree(self._process)
+
+    def cpu(self) -> float:
+        return cpu_seconds(self._process.pid)
+
+
+class _Arrival(msgspec.Struct):
+    type: str
+    timestamp: str
+
+
+class _Arrivals(msgspec.Struct):
+    events: list[_Arrival]
+
+
+class _Subscriber(User):
+    """Counts queries, and takes the time of each."""
+
+    subscriptions = ("dns_query_log",)
+
+    def __init__(self, system: Solowire) -> None:
+        super().__init__(system.port, "subscriber", system.sign("subscriber"), FrameReader())
+        self.took: list[float] = []
+        self._decode = msgspec.json.Decoder(_Arrivals).decode
+
+    def on_events(self, session: Session, payload: bytes) -> None:
+        now = time.time() % 60
+        for event in self._decode(payload).events:
+            if event.type == "dns_query_log":
+                self.took.append((now - float(event.timestamp[17:23])) % 60)
+
+
+async def _run(system: Solowire, agent: _Agent, rate: int, seconds: float) -> Round:
+    user = _Subscriber(system)
+    async with run_beside(user.run()):
+        while user.session is None or not user.session.welcomed.done():
+            await asyncio.sleep(0.02)
+        usage, cpu = Usage(system, None), agent.cpu()
+        sender = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.dnstap_load", str(agent.path), str(rate), str(seconds)),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            preexec_fn=place_on(LOAD_CORES),
+        )
+        output, _ = await sender.communicate()
+        if sender.returncode:
+            raise BenchError(f"the sender ended with {sender.returncode}")
+        sent, late_ms = (float(word) for word in output.split())
+        deadline = time.monotonic() + ARRIVE_TIMEOUT_S
+        while len(user.took) < sent and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        usage.stop()
+        cpu = agent.cpu() - cpu
+    values = {
+        "sent/s": sent / seconds,
+        "lost": sent - len(user.took),
+        "agent, CPU per query": cpu / sent * 1e6,
+        "agent CPU": cpu / seconds * 100,
+        **percentiles_of(user.took or [600.0]),
+        **{f"{role} CPU per event": usage.cpu.get(role, 0.0) / sent * 1e6 for role in ROLES},
+    }
+    faults = [f"the agent held the sender up by {late_ms:.0f} ms"] if late_ms > 100 else []
+    return Round(values, faults)
