@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import SourcePart
     from solowire.sources.bind9.queries.query_observer import QueryObserver
+    from solowire.sources.bind9.security.drift_part import DriftPart
+    from solowire.sources.bind9.security.security_part import SecurityPart
+    from solowire.sources.bind9.server.server_lines import SecurityObserver
     from solowire.sources.bind9.zones.observed_change import ChangeObserver
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
@@ -25,17 +28,58 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
     authors = UpdateAuthors(settings.source.zones.actors)
-    parts = [
-        *_make_query_parts(settings, outlet, ()),
-        *_make_server_log_parts(settings, outlet, authors),
-        *_make_zone_parts(settings, outlet, authors, ()),
+    security = _make_security_parts(settings, outlet)
+    drift = _make_drift_parts(settings, outlet)
+    parts: list[SourcePart] = [
+        *_make_query_parts(settings, outlet, security),
+        *_make_server_log_parts(settings, outlet, authors, security),
+        *_make_zone_parts(settings, outlet, authors, [part.observe_change for part in drift]),
+        *drift,
     ]
-    if not parts:
+    if parts:
+        parts += security
+    else:
         raise ConfigError(
             "nothing to watch: name a dnstap socket with --dnstap or a query log with --query-log, another log of "
             "named with --log, a name server with --zones-of, or see `solowire source bind9 --help`"
         )
     return parts
+
+
+def _make_security_parts(settings: Settings, outlet: EventOutlet) -> Sequence[SecurityPart]:
+    """What judges queries, policy hits and refusals that other parts tell of."""
+    from solowire.sources.bind9.security.security_part import SecurityPart
+    from solowire.sources.bind9.security.security_rule import DEFAULT_RULES, parse_rules
+
+    security = settings.source.security
+    if not security.enabled:
+        return ()
+    if security.rules is None:
+        return [SecurityPart(parse_rules(DEFAULT_RULES, "that are built in"), outlet)]
+    try:
+        text = security.rules.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(
+            f"the rules {security.rules} can't be read: {reason}; `solowire source rules` prints some to begin with"
+        ) from None
+    return [SecurityPart(parse_rules(text, str(security.rules)), outlet)]
+
+
+def _make_drift_parts(settings: Settings, outlet: EventOutlet) -> Sequence[DriftPart]:
+    """What judges changes of records. Raises ConfigError if nobody tells of them."""
+    from solowire.sources.bind9.security.drift_part import DriftPart
+    from solowire.sources.bind9.security.pipelines import Pipelines
+
+    drift = settings.source.drift
+    if not drift.pipelines:
+        return ()
+    if settings.source.zones.address is None:
+        raise ConfigError(
+            "source.drift.pipelines is set, but nobody watches the zones: name the name server with --zones-of"
+        )
+    pipelines = Pipelines(drift.pipelines)
+    return [DriftPart(pipelines, outlet, allows_unknown=drift.allows_unknown)]
 
 
 def _make_query_parts(
@@ -76,7 +120,9 @@ def _make_query_parts(
     ]
 
 
-def _make_server_log_parts(settings: Settings, outlet: EventOutlet, authors: UpdateAuthors) -> Sequence[SourcePart]:
+def _make_server_log_parts(
+    settings: Settings, outlet: EventOutlet, authors: UpdateAuthors, observers: Sequence[SecurityObserver]
+) -> Sequence[SourcePart]:
     """What tells of reloads, status, policy hits, refusals and updates: one part for each log."""
     from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.server.reload_log import ReloadLog
@@ -87,7 +133,7 @@ def _make_server_log_parts(settings: Settings, outlet: EventOutlet, authors: Upd
     if not server_log.files:
         return ()
     authors.has_feed = True
-    lines = ServerLines(ReloadLog(), BindState(outlet.server), authors=authors)
+    lines = ServerLines(ReloadLog(), BindState(outlet.server), authors=authors, security=observers)
     return [
         LogPart(
             path,

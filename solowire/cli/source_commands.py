@@ -38,6 +38,7 @@ def source() -> None:
     type=PathOption(readable=False),
     help="Another log that named writes: reloads, status, policy hits, refusals, updates. May be given more than once.",
 )
+@click.option("--rules", type=PathOption(readable=False), help="Rules for security findings. [default: built in]")
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
 @click.option(
@@ -59,6 +60,7 @@ def bind9(
     query_log: Path | None,
     dnstap: Path | None,
     logs: tuple[Path, ...],
+    rules: Path | None,
     server: str | None,
     zones: str | None,
     from_start: bool | None,
@@ -91,9 +93,18 @@ def bind9(
         "queries": queries,
         "server_log": {"files": list(logs) or None, "from_start": from_start},
         "zones": watched,
+        "security": {"rules": rules},
     }
     settings = load_settings(config, "source", source=given, **options)
     _run_source("bind9", settings, make_bind9_parts)
+
+
+@source.command(name="rules")
+def print_rules() -> None:
+    """Prints the rules for security findings that hold without --rules; a file of your own can begin with them."""
+    from solowire.sources.bind9.security.security_rule import DEFAULT_RULES
+
+    click.echo(DEFAULT_RULES, nl=False)
 
 
 def _run_source(

@@ -75,6 +75,25 @@ class ZonesSettings(Section):
     )
 
 
+class SecuritySettings(Section):
+    """Findings about what clients do, by rules: queries, policy hits and refused requests that other parts read."""
+
+    rules: Path | None = Field(
+        None, description="a TOML file of rules; default: those that `solowire source rules` prints"
+    )
+    enabled: bool = Field(True, description="judge what is read by rules")
+
+
+class DriftSettings(Section):
+    """Changes of records that came by no pipeline: a `security_alert` each."""
+
+    pipelines: TextList = Field(
+        default_factory=list,
+        description="who may change records: key:NAME, client:ADDRESS, client:NETWORK or actor:NAME; none: all may",
+    )
+    allows_unknown: bool = Field(False, description="a change whose author the update log doesn't tell is no drift")
+
+
 class SourceSettings(Section):
     """The sources: `solowire source …`."""
 
@@ -87,3 +106,5 @@ class SourceSettings(Section):
     queries: QueriesSettings = QueriesSettings()
     server_log: ServerLogSettings = ServerLogSettings()
     zones: ZonesSettings = ZonesSettings()
+    security: SecuritySettings = SecuritySettings()
+    drift: DriftSettings = DriftSettings()
