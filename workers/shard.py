@@ -230,9 +230,10 @@ class Shard:
         )
 
     def _make_dialects(self, dialect: Dialect, inbound_limits: InboundLimits, settings: Settings) -> DialectHandler:
+        pages = DialectPages(self.history, self.log.catalog, self.clock)
         return DialectHandler(
             dialect,
-            self.log,
+            self.log.catalog,
             self.dispatcher,
             inbound_limits,
             self._handshake,
@@ -241,9 +242,8 @@ class Shard:
             self.totals,
             clock=self.clock,
             warns=settings.legacy == "warn",
-            replays=DialectReplays(
-                DialectPages(self.history, self.log.catalog, self.clock), self.dispatcher, self._sockets, self._timers
-            ),
+            pages=pages,
+            replays=DialectReplays(pages, self.dispatcher, self._sockets, self._timers),
         )
 
     # ------------------------------------------------------------------------------------- from the router

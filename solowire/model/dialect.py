@@ -43,8 +43,8 @@ class DialectPath(msgspec.Struct, frozen=True):
 class Question(msgspec.Struct, frozen=True):
     """What only the core can tell. about: `stats`, `recent_events`, `start_replay`, `stop_replay`, `replay_status`.
 
-    form: the client's word for it, which the answer repeats. details: of a `start_replay` also `names`, of the events
-    that it is of, as the client calls them.
+    form: the client's word for it, which the answer repeats. details: of `recent_events` and a `start_replay` also
+    `names`, of the events that it is of, as the client calls them, and `types`, as we do.
     """
 
     about: str

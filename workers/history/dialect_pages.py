@@ -1,28 +1,27 @@
-"""Pages of history for replays of clients that speak a dialect: the same questions as everybody's, in another codec."""
+"""Pages of history for clients that speak a dialect: the same questions as everybody's, in another codec."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from solowire.errors import RequestError
 from solowire.model.catalog import Catalog
+from solowire.model.subscriptions import parse_wanted
 from solowire.protocol.dialect_codec import DialectCodec
-from solowire.protocol.history_query import parse_history
+from solowire.protocol.history_query import HistoryQuery, parse_history
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
-from solowire.workers.history.dialect_replays import ReplayPage
-from solowire.workers.history.history_page import HistoryPage
-from solowire.workers.history.history_scheduler import HistoryScheduler
+from solowire.workers.history.history_page import HistoryTask
+from solowire.workers.history.history_scheduler import Done, HistoryScheduler
 
 PAGE_EVENTS = 500
 PAGE_BYTES = 256 * 1024
-"""What a replay holds at most."""
+"""What a client is answered, or a replay holds, at most; and one event more."""
 
 
 class DialectPages:
-    """`solowire.workers.history.dialect_replays.HistoryPages`, by the shard's own questions to the router."""
+    """Asks for a connection's pages. Each is a question of its user about history, and ends with its connection."""
 
     def __init__(self, scheduler: HistoryScheduler, catalog: Catalog, clock: Clock) -> None:
         self._scheduler = scheduler
@@ -35,10 +34,13 @@ class DialectPages:
         codec: DialectCodec,
         question: Mapping[str, Any],
         after: str | None,
-        done: Callable[[ReplayPage | RequestError, float], None],
+        done: Done,
         now: float,
-    ) -> None:
-        """As `HistoryPages` says. Raises RequestError."""
+    ) -> HistoryTask:
+        """Begins a page of a replay; `done` is called with it. Raises RequestError, and `done` is not called.
+
+        question: `since_unix`, `until_unix`, `types`, `filter`. after: the `next` of the page before.
+        """
         fields: dict[str, Any] = {
             "since": _format_time(question["since_unix"]),
             "until": _format_time(question["until_unix"]),
@@ -48,22 +50,26 @@ class DialectPages:
             "after": after,
         }
         query = parse_history(fields, self._catalog, now=self._clock.to_unix(now), max_limit=PAGE_EVENTS)
+        return self._start(connection, codec, query, done, now)
 
-        def take_page(outcome: HistoryPage | RequestError, then: float) -> None:
-            if isinstance(outcome, HistoryPage):
-                done(
-                    ReplayPage([bytes(raw) for raw in outcome.events], outcome.next if not outcome.complete else None),
-                    then,
-                )
-            else:
-                done(outcome, then)
+    def fetch_newest(
+        self, connection: Connection, codec: DialectCodec, question: Mapping[str, Any], done: Done, now: float
+    ) -> HistoryTask:
+        """Begins a page of the newest events, newest first; as `fetch_page`. question: `types` and `limit`."""
+        wanted = parse_wanted(question["types"], None, None, self._catalog)
+        query = HistoryQuery(wanted=wanted, limit=min(int(question["limit"]), PAGE_EVENTS), is_descending=True)
+        return self._start(connection, codec, query, done, now)
 
-        self._scheduler.start(
-            connection.identity, query, codec, take_page, max_bytes=PAGE_BYTES, now=now, key=connection
+    def _start(
+        self, connection: Connection, codec: DialectCodec, query: HistoryQuery, done: Done, now: float
+    ) -> HistoryTask:
+        return self._scheduler.start(
+            connection.identity, query, codec, done, max_bytes=PAGE_BYTES, now=now, key=connection
         )
 
-    def cancel(self, connection: Connection) -> None:
-        self._scheduler.cancel_all(connection)
+    def cancel(self, task: HistoryTask) -> None:
+        """Nobody waits for the page any more."""
+        self._scheduler.cancel(task)
 
 
 def _format_time(unix: float) -> str:

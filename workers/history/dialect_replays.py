@@ -1,6 +1,6 @@
 """Replays for clients of a dialect: what has happened once, sent again at the pace at which it came, or a multiple.
 
-What it keeps true: a replay is judged by the user's present view, page after page (`HistoryPages`), and holds one page
+What it keeps true: a replay is judged by the user's present view, page after page (`DialectPages`), and holds one page
 of events; a user has one that runs, whatever the number of its connections, and it ends with its connection. Nothing
 is sent to a socket that is busy: its replay waits.
 """
@@ -8,12 +8,10 @@ is sent to a socket that is busy: its replay waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from solowire.errors import RequestError, RequestRejected
 from solowire.protocol.dialect_codec import DialectCodec
@@ -21,43 +19,13 @@ from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.dialect_pages import DialectPages
+from solowire.workers.history.history_page import HistoryPage, HistoryTask
 
 BUSY_SECONDS = 0.1
 FRAMES_A_TURN = 100
 STEP_SECONDS = 0.02
 """After so many frames others have their turn."""
-
-
-class ReplayPage(msgspec.Struct, frozen=True):
-    """A part of history.
-
-    fragments: of events, oldest first, as `DialectCodec` writes them. next: where to go on, None behind the last.
-    """
-
-    fragments: Sequence[bytes]
-    next: str | None
-
-
-class HistoryPages(Protocol):
-    """Answers what has happened, through a connection's view."""
-
-    def fetch_page(
-        self,
-        connection: Connection,
-        codec: DialectCodec,
-        question: Mapping[str, Any],
-        after: str | None,
-        done: Callable[[ReplayPage | RequestError, float], None],
-        now: float,
-    ) -> None:
-        """Has `done` called with a page and the time.
-
-        question: `since`, `until`, `types`, `filter`. after: the `next` of the page before. Raises RequestError, and
-        `done` is not called.
-        """
-
-    def cancel(self, connection: Connection) -> None:
-        """Nobody waits for the connection's page any more."""
 
 
 class Replay:
@@ -80,7 +48,7 @@ class Replay:
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
         self.next: str | None = None
         self.is_last = False  # there is no page behind what waits
-        self.is_fetching = False  # a page was asked for, and has not come
+        self.task: HistoryTask | None = None  # the page that was asked for, and has not come
         self.began_at = 0.0  # monotonic
         self.reached = self.since  # up to where it has been sent
 
@@ -106,7 +74,7 @@ class Replay:
 class DialectReplays:
     """All replays of a shard. pages: where events come from. Times are seconds, monotonic, unless they say unix."""
 
-    def __init__(self, pages: HistoryPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
+    def __init__(self, pages: DialectPages, dispatcher: Dispatcher, sockets: Sockets, timers: Timers) -> None:
         self._pages = pages
         self._dispatcher = dispatcher
         self._sockets = sockets
@@ -174,29 +142,27 @@ class DialectReplays:
         if replay.status == "running":
             replay.status = status
             replay.waiting.clear()
-            self._pages.cancel(replay.connection)
+            if replay.task is not None:
+                self._pages.cancel(replay.task)
 
     def _fetch(self, replay: Replay, now: float) -> None:
         """Asks for the next page. Raises RequestError."""
 
-        def take_page(page: ReplayPage | RequestError, then: float) -> None:
-            replay.is_fetching = False
+        def take_page(page: HistoryPage | RequestError, then: float) -> None:
+            replay.task = None
             if replay.status != "running":
                 return
             if isinstance(page, RequestError):
                 self._handle_rejection(replay, page, then)
                 return
-            replay.next, replay.is_last = page.next, page.next is None
-            for fragment in page.fragments:
+            replay.next, replay.is_last = page.next, page.complete
+            for fragment in map(bytes, page.events):
                 replay.waiting.append((self._read_moment(replay, fragment), fragment))
             self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
 
-        replay.is_fetching = True
-        try:
-            self._pages.fetch_page(replay.connection, replay.codec, replay.question, replay.next, take_page, now)
-        except RequestError:
-            replay.is_fetching = False
-            raise
+        replay.task = self._pages.fetch_page(
+            replay.connection, replay.codec, replay.question, replay.next, take_page, now
+        )
 
     def _read_moment(self, replay: Replay, fragment: bytes) -> float:
         """When the event happened, by its publisher's clock; where it doesn't say, when the one before it did.
@@ -229,7 +195,7 @@ class DialectReplays:
             self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
         elif replay.is_last:
             self._end(replay, "completed")
-        elif not replay.is_fetching:
+        elif replay.task is None:
             try:
                 self._fetch(replay, now)
             except RequestError as error:

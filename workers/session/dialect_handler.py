@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from solowire.errors import InvalidMessage
-from solowire.fanout.recent_log import RecentLog
+from solowire.errors import RequestError
 from solowire.model.access import View
+from solowire.model.catalog import Catalog
 from solowire.model.dialect import Dialect, DialectSession, Outcome, Question
 from solowire.model.subscriptions import ResolvedSubscriptions, parse_wanted, resolve
 from solowire.protocol.close_codes import CloseCode
@@ -32,7 +32,9 @@ from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.connections.timers import TimerKind
 from solowire.workers.connections.users import UserRegistry
 from solowire.workers.delivery.dispatcher import Dispatcher
+from solowire.workers.history.dialect_pages import DialectPages
 from solowire.workers.history.dialect_replays import DialectReplays
+from solowire.workers.history.history_page import HistoryPage
 from solowire.workers.session.handshake import Handshake
 from solowire.workers.session.inbound_limits import InboundLimits, exceeds_limit
 
@@ -40,25 +42,19 @@ logger = structlog.get_logger("solowire.shard")
 
 SILENCE_SECONDS = 1.0
 """One who says too much is told so this often."""
-MAX_LOOKED_AT = 2_000
-"""Entries of the log that one question for recent events may look at."""
-SEARCH_CHANGES = 10
-"""Such a question costs its user as much as so many changes of subscriptions: tens of ms where names are long."""
-MAX_RECENT_BYTES = 256 * 1024
-"""Of an answer to one, and one event more."""
 
 
 class DialectHandler:
     """Serves connections whose clients speak a dialect.
 
-    totals: what the shard counts. warns: whether the log names those who use it as a warning. replays: None where
-    there is no history. What has to be done with a connection is returned: with which code it is to be closed.
+    totals: what the shard counts. warns: whether the log names those who use it as a warning. What has to be done with
+    a connection is returned: with which code it is to be closed.
     """
 
     def __init__(
         self,
         dialect: Dialect,
-        recent_log: RecentLog,
+        catalog: Catalog,
         dispatcher: Dispatcher,
         inbound_limits: InboundLimits,
         handshake: Handshake,
@@ -68,20 +64,21 @@ class DialectHandler:
         *,
         clock: Clock,
         warns: bool = True,
-        replays: DialectReplays | None = None,
+        pages: DialectPages,
+        replays: DialectReplays,
     ) -> None:
         self._clock = clock
         self.usage = DialectUsage()
         self._dialect = dialect
-        self._log = recent_log
         self._dispatcher = dispatcher
         self._inbound_limits = inbound_limits
         self._handshake = handshake
         self._users = users
         self._connections = connections
         self._totals = totals
-        self._catalog = recent_log.catalog
+        self._catalog = catalog
         self._warns = warns
+        self._pages = pages
         self._replays = replays
         self._codecs: WeakValueDictionary[tuple[View, Hashable], DialectCodec] = WeakValueDictionary()
 
@@ -101,7 +98,7 @@ class DialectHandler:
         """It is time for something of a dialect's."""
         if kind is TimerKind.dialect:
             self.begin(connection, now)
-        elif self._replays is not None:
+        else:
             self._replays.advance(connection, now)
 
     def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
@@ -125,12 +122,16 @@ class DialectHandler:
         try:
             if outcome.is_change:
                 self._resubscribe(connection, session, now)
+            elif outcome.question is not None and outcome.question.about == "recent_events":
+                self._fetch_recent(connection, session, outcome.question, now)
             elif outcome.question is not None:
-                found = self._find_answer(connection, outcome.question, now)
+                found = self._find_answer(connection, session, outcome.question, now)
                 self._send(connection, session.answer(outcome.question, found, self._format_time(now)), now)
-        except InvalidMessage as error:
-            frames = session.reject(error.code, error.message, error.hint, self._format_time(now))
-            self._send(connection, frames, now)
+        except RequestError as error:
+            self._reject(connection, session, error, now)
+
+    def _reject(self, connection: Connection, session: DialectSession, error: RequestError, now: float) -> None:
+        self._send(connection, session.reject(error.code, error.message, error.hint, self._format_time(now)), now)
 
     def _reject_flood(self, connection: Connection, client: DialectClient, wait: float, now: float) -> None:
         if now >= client.silenced_until:
@@ -170,33 +171,55 @@ class DialectHandler:
 
     # ------------------------------------------------------------------------------------------------- questions
 
-    def _find_answer(self, connection: Connection, question: Question, now: float) -> Mapping[str, Any]:
+    def _find_answer(
+        self, connection: Connection, session: DialectSession, question: Question, now: float
+    ) -> Mapping[str, Any]:
+        details = question.details
         match question.about:
             case "stats":
                 return self.describe()
-            case "recent_events":
-                self._inbound_limits.charge_search(connection, SEARCH_CHANGES, now)
-                return {"events": self._list_recent(connection, int(question.details["limit"]))}
-        if self._replays is None or connection.dialect is None:
-            return {"error": "not_available", "message": f"{question.form} is not available here"}
-        details = question.details
-        match question.about:
             case "start_replay":
-                make_codec = partial(self._make_replay_codec, connection.dialect.session, details["names"])
+                make_codec = partial(self._make_past_codec, session, details["names"])
                 return self._replays.start(connection, make_codec, details, now, self._clock.to_unix(now))
             case "stop_replay":
                 return self._replays.stop(connection, details.get("replay_id"))
             case _:
                 return self._replays.describe(connection, details.get("replay_id"))
 
+    def _fetch_recent(self, connection: Connection, session: DialectSession, question: Question, now: float) -> None:
+        """Has the newest events sent that the connection would have got, as frames, oldest first.
+
+        Raises RequestError, and nothing is sent.
+        """
+        limit, names = question.details["limit"], question.details["names"]
+        codec = self._make_past_codec(session, names)
+
+        def send(outcome: HistoryPage | RequestError, then: float) -> None:
+            if connection.state is not State.live:
+                return
+            if isinstance(outcome, RequestError):
+                self._reject(connection, session, outcome, then)
+                return
+            # Together, so that what the dialect says once for each batch is written once.
+            batch = bytes(codec.encode_events(0, [bytes(event) for event in reversed(outcome.events)]))
+            events = [msgspec.Raw(frame) for frame in batch.split(b"\n") if frame][-limit:]
+            self._send(connection, session.answer(question, {"events": events}, self._format_time(then)), then)
+
+        if names:
+            self._pages.fetch_newest(connection, codec, question.details, send, now)
+        else:  # it has left all of its subscriptions
+            send(HistoryPage([], None, True), now)
+
     def forget_connection(self, connection: Connection) -> None:
         """It has ended."""
-        if self._replays is not None:
-            self._replays.forget_connection(connection)
+        self._replays.forget_connection(connection)
 
-    def _make_replay_codec(self, session: DialectSession, names: Sequence[str], replay_id: str) -> DialectCodec:
+    def _make_past_codec(
+        self, session: DialectSession, names: Sequence[str], replay_id: str | None = None
+    ) -> DialectCodec:
         """One of its own: what is old changes nothing of what its readers are told of the present."""
-        return DialectCodec(session.make_translator(("replay", replay_id), names), self._dialect.name)
+        tags = ("replay", replay_id) if replay_id is not None else ()
+        return DialectCodec(session.make_translator(tags, names), self._dialect.name)
 
     def summarize(self) -> dict[str, int]:
         """What was served, and is open now, in one table."""
@@ -214,25 +237,6 @@ class DialectHandler:
             "queued": len(self._dispatcher.blocked),
             "dialect_kinds": self._count_kinds(),
         }
-
-    def _list_recent(self, connection: Connection, limit: int) -> list[Any]:
-        """The newest events that the connection would have got, as frames, oldest first."""
-        feed, codec, user = connection.feed, connection.codec, connection.identity.user
-        if feed is None or not isinstance(codec, DialectCodec):
-            return []
-        fragments: list[bytes] = []
-        size = 0
-        for entry in reversed(self._log.newest_entries(MAX_LOOKED_AT)):
-            if entry.event.user in (None, user) and not entry.is_deferred and feed.filter.accepts(entry):
-                fragment = feed.filter.encode_for(entry)
-                if fragment is not None:
-                    fragments.append(fragment)
-                    size += len(fragment)
-                    if len(fragments) >= limit or size >= MAX_RECENT_BYTES:
-                        break
-        # Together, so that what the dialect says once for each batch is written once.
-        batch = bytes(codec.encode_events(0, fragments[::-1]))
-        return [msgspec.Raw(frame) for frame in batch.split(b"\n") if frame][-limit:]
 
     # ---------------------------------------------------------------------------------------------------- helpers
 

@@ -129,14 +129,6 @@ class InboundLimits:
             raise _RateExceeded(self._changes, "subscription changes", _SUBSCRIPTION_RATE, wait, None)
         connection.charged_item_count = items
 
-    def charge_search(self, connection: Connection, changes: float, now: float) -> None:
-        """The log is about to be searched, which costs as much as so many changes. Raises InvalidMessage."""
-        user = self._users.get(connection.identity.user)
-        if user is not None:
-            user.changes_full_at, wait = self._changes.try_take(user.changes_full_at, now, changes)
-            if wait:
-                raise _RateExceeded(self._changes, "searches of the log", _SUBSCRIPTION_RATE, wait, None)
-
     def settle_change(self, connection: Connection, now: float) -> None:
         """It has joined its feed: charges what its change has turned out to be more, and drops what has no meaning."""
         connection.wanted = drop_unknown(connection.wanted, self._catalog)

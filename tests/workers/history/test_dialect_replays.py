@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
@@ -14,14 +15,19 @@ from solowire.errors import RequestError, RequestRejected
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
-from solowire.model.access import Identity
+from solowire.model.access import ROLES, Identity, make_view
+from solowire.model.subscriptions import parse_wanted
 from solowire.protocol.dialect_codec import DialectCodec
+from solowire.protocol.history_query import HistoryQuery
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.connections.timers import Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
-from solowire.workers.history.dialect_replays import DialectReplays, ReplayPage
+from solowire.workers.history.dialect_pages import DialectPages
+from solowire.workers.history.dialect_replays import DialectReplays
+from solowire.workers.history.history_page import HistoryJudge, HistoryPage, HistoryTask
+from solowire.workers.history.history_scheduler import Done
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.factories import event
 from tests.support.shard_harness import DIALECT, OLD_PATH
@@ -32,13 +38,13 @@ UNIX = 1_800_000_000.0  # long after
 DETAILS = {"name": "morning", "since": START, "until": END, "speed": 60.0, "types": ["record_created"], "filter": {}}
 
 
-class FakeHistory:
-    """Two pages, of events a minute apart, answered when the test says so."""
+class FakePages(DialectPages):
+    """Pages that are answered when the test says so, and with what it says."""
 
     def __init__(self) -> None:
         self.questions: list[tuple[Mapping[str, Any], str | None]] = []
-        self.waiting: list[Callable[[ReplayPage | RequestError, float], None]] = []
-        self.cancelled: list[Connection] = []
+        self.waiting: list[Done] = []
+        self.cancelled: list[HistoryTask] = []
         self.error: RequestError | None = None
 
     def fetch_page(
@@ -47,22 +53,26 @@ class FakeHistory:
         codec: DialectCodec,
         question: Mapping[str, Any],
         after: str | None,
-        done: Callable[[ReplayPage | RequestError, float], None],
+        done: Done,
         now: float,
-    ) -> None:
+    ) -> HistoryTask:
         if self.error is not None:
             raise self.error
         self.questions.append((question, after))
         self.waiting.append(done)
+        query = HistoryQuery()
+        log = RecentLog(catalog=CATALOG)
+        judge = HistoryJudge(parse_wanted(["*"], None, None, CATALOG), make_view(connection.identity), codec, log)
+        return HistoryTask(connection.identity, query, judge, key=connection, max_bytes=1, now=now)
 
-    def cancel(self, connection: Connection) -> None:
-        self.cancelled.append(connection)
+    def cancel(self, task: HistoryTask) -> None:
+        self.cancelled.append(task)
 
 
 class Place:
     def __init__(self) -> None:
         self.now = 100.0
-        self.history = FakeHistory()
+        self.history = FakePages()
         self.sockets = MemorySockets()
         self.connections: set[Connection] = set()
         self.timers = Timers(self.connections)
@@ -76,7 +86,9 @@ class Place:
 
     def open(self, user: str = "alice") -> Connection:
         codec = DialectCodec(self.session.make_translator(), "legacy")
-        connection = Connection(f"s{next(self._names)}", Identity(user, "viewer", ()), codec, None)
+        connection = Connection(
+            f"s{next(self._names)}", Identity(user, "viewer", ROLES["viewer"].permissions), codec, None
+        )
         connection.become(State.live)
         self.connections.add(connection)
         return connection
@@ -99,7 +111,7 @@ class Place:
             )
             assert fragment is not None
             fragments.append(fragment)
-        self.history.waiting.pop(0)(ReplayPage(fragments, next), self.now)
+        self.history.waiting.pop(0)(HistoryPage([msgspec.Raw(f) for f in fragments], next, next is None), self.now)
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
@@ -172,7 +184,7 @@ def test_a_user_has_one_that_runs() -> None:
     assert p.start(second)["error"] == "replay_running"
     assert p.start(p.open("bob"))["status"] == "running"
     assert p.replays.stop(second, first["replay_id"]) == {"success": True, "replay_id": first["replay_id"]}
-    assert p.history.cancelled == [p.page]
+    assert [task.key for task in p.history.cancelled] == [p.page]
     assert p.start(second)["status"] == "running"
 
 
@@ -201,7 +213,7 @@ def test_a_connection_that_ends_takes_its_replay_along() -> None:
     p = Place()
     p.start()
     p.replays.forget_connection(p.page)
-    assert p.history.cancelled == [p.page]
+    assert [task.key for task in p.history.cancelled] == [p.page]
     assert p.replays.describe(p.open(), None)["error"] == "no_such_replay"
 
 

@@ -17,7 +17,7 @@ from solowire.model.access import Identity
 from solowire.protocol.messages import Codec, Hello, Welcome
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
-from solowire.workers.session.dialect_handler import MAX_RECENT_BYTES
+from solowire.workers.history.dialect_pages import PAGE_BYTES
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.shard_harness import DIALECT, OLD_PATH, QUERY, TOKENS, WALL, ShardHarness, find_user
 
@@ -36,6 +36,12 @@ def read(b: ShardHarness, connection: Connection) -> list[dict[str, Any]]:
 def say(b: ShardHarness, connection: Connection, **message: Any) -> list[dict[str, Any]]:
     b.send_raw(connection, json.dumps(message))
     return read(b, connection)
+
+
+def ask_recent(b: ShardHarness, connection: Connection, limit: int) -> list[dict[str, Any]]:
+    frames = say(b, connection, type="get_recent_events", data={"limit": limit})
+    b.answer_history(100)
+    return frames + read(b, connection)
 
 
 def test_it_begins_by_itself_with_the_present_states() -> None:
@@ -244,43 +250,66 @@ def test_recent_events_are_those_that_it_would_have_been_sent() -> None:
     b.publish("record_created", RECORD, user="bob")
     page = b.connect_old()
     read(b, page)
-    [recent] = say(b, page, type="get_recent_events", data={"limit": 3})
+    [recent] = ask_recent(b, page, 3)
     assert [event["data"]["value"] for event in recent["data"]["events"]] == ["2", "3", "4"]
     for event in recent["data"]["events"]:
         read_frame(json.dumps(event))
 
 
-def test_recent_events_are_looked_for_among_the_newest_alone() -> None:
-    """A question costs one message, so it must not read all of the log for one who may see little of it."""
+def test_recent_events_are_found_however_far_back() -> None:
+    """Whoever sees little of the log gets as much as everybody: the newest that are its own, of all that is kept."""
     b = old_shard()
     page = b.connect_old()
     b.publish("record_created", {**RECORD, "value": "old"})
-    for _ in range(19):
+    for _ in range(25):
         b.deliver(*(b.make_event("user_login", {"user": "ann"}) for _ in range(100)))
     b.publish("record_created", {**RECORD, "value": "new"})
-    b.deliver(*(b.make_event("user_login", {"user": "ann"}) for _ in range(98)))
     b.wait(1)
     read(b, page)
-    [recent] = say(b, page, type="get_recent_events", data={"limit": 10})
+    [recent] = ask_recent(b, page, 10)
     assert [event["data"]["value"] for event in recent["data"]["events"]] == ["old", "new"]
-    b.publish("user_login", {"user": "ann"})
-    [recent] = say(b, page, type="get_recent_events", data={"limit": 10})
-    assert [event["data"]["value"] for event in recent["data"]["events"]] == ["new"]
 
 
-def test_questions_for_recent_events_have_a_rate_and_their_answers_a_size() -> None:
-    """Each searches the log: one socket's flood of them must not hold the shard, nor its answers fill it."""
+def test_who_has_left_all_subscriptions_has_no_recent_events() -> None:
     b = old_shard()
+    page = b.connect_old(path="/ws/health")
+    b.publish("forwarder_health", {"forwarder_id": 1, "status": "healthy"}, key="1")
+    [update] = say(b, page, type="get_subscription_info")[-1:]
+    say(b, page, type="unsubscribe", event_types=update["data"]["subscribed_events"])
+    [recent] = ask_recent(b, page, 10)
+    assert recent["data"]["events"] == []
+
+
+def test_questions_for_recent_events_are_questions_about_history() -> None:
+    """They have its rate and its number at a time, and their answers a size; others go on as they did."""
+    b = old_shard(history__max_per_user=1, history__burst=3.0, history__rate=1.0)
     b.deliver(*(b.make_event("record_created", {**RECORD, "value": "x" * 20_000}) for _ in range(50)))
     page = b.connect_old()
     b.wait(1)
     read(b, page)
-    answers = [frame for _ in range(20) for frame in say(b, page, type="get_recent_events", data={"limit": 500})]
-    found = [frame for frame in answers if "events" in frame.get("data", {})]
-    refused = [frame for frame in answers if "events" not in frame.get("data", {})]
-    assert 1 <= len(found) <= 6
-    assert refused
-    assert all(len(json.dumps(frame)) < MAX_RECENT_BYTES + 64 * 1024 for frame in found)
+    assert say(b, page, type="get_recent_events", data={"limit": 500}) == []
+    [busy] = say(b, page, type="get_recent_events", data={"limit": 500})
+    assert (busy["type"], busy["data"]["error_code"]) == ("error", "history_rate_limited")
+    b.answer_history(100)
+    [found] = read(b, page)
+    assert 1 <= len(found["data"]["events"]) < 50
+    assert len(json.dumps(found)) < PAGE_BYTES + 64 * 1024
+    answers = [frame for _ in range(5) for frame in ask_recent(b, page, 500)]
+    assert [frame["type"] for frame in answers] == ["recent_events"] * 2 + ["error"] * 3
+
+
+def test_a_stopped_replay_leaves_a_question_for_recent_events_alone() -> None:
+    """They are asked by one connection, and end each by itself."""
+    b = old_shard()
+    b.publish("record_created", RECORD)
+    page = b.connect_old()
+    read(b, page)
+    [started] = say(b, page, type="start_replay", data={"start_time": "2020-01-01T00:00:00Z"})
+    assert started["type"] == "replay_started", started
+    say(b, page, type="get_recent_events", data={"limit": 5})
+    say(b, page, type="stop_replay")
+    b.answer_history()
+    assert [frame["type"] for frame in read(b, page)] == ["recent_events"]
 
 
 def test_recent_events_tell_of_all_forwarders_once() -> None:
@@ -292,7 +321,7 @@ def test_recent_events_tell_of_all_forwarders_once() -> None:
     b.publish("record_created", RECORD)
     b.wait(1)
     read(b, page)
-    [recent] = say(b, page, type="get_recent_events", data={"limit": 500})
+    [recent] = ask_recent(b, page, 500)
     events = recent["data"]["events"]
     assert [event["type"] for event in events] == ["health_update", "record_created"]
     assert events[0]["data"]["total_forwarders"] == 20

@@ -112,7 +112,9 @@ class LegacySession:
             frames = [self._error("forbidden", "statistics are for administrators", now, command.type)]
             return Outcome(command.type, frames)
         details = dict(command.details)
-        if about == "start_replay":
+        if about == "recent_events":
+            details["names"], details["types"] = list(self._names), self.patterns
+        elif about == "start_replay":
             asked: list[str] = details["types"]
             unknown = next((name for name in asked if not self._known.find_types(name)), None)
             if unknown is not None:
