@@ -29,7 +29,7 @@ from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
 from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import Accepted, Publisher
-from solowire.sdk.retry_policy import Fault, WarningPace
+from solowire.sdk.retry_policy import Fault, RetryDecision, WarningPace, decide_retry, wait_at_least
 
 MAX_LINE_BYTES = 2**20
 MOST_WAITING = 10_000
@@ -40,8 +40,11 @@ MOST_COMPLAINTS = 100
 """Of refused lines that are named; the others are counted."""
 STOP_SECONDS = 5.0
 """For which what is under way is waited for when a signal ends the command."""
+CHECK_SECONDS = 1.0
 READ_BYTES = 64 * 1024
 READ_AHEAD = 4  # pieces that are read and not split into lines yet
+NO_EVENT = "empty_request"
+"""The gateway's code for a request without an event, by somebody who may publish some."""
 FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
@@ -197,13 +200,20 @@ class LinePublisher:
         """Whether all was read; False if `stop` came first. Raises PublishRefused."""
         reading = asyncio.ensure_future(self._read_lines(pieces))
         stopping = asyncio.ensure_future(stop.wait())
+        checking = asyncio.ensure_future(self._publisher.check_gateway())  # no line may come for hours
         try:
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, stopping, checking}, return_when=asyncio.FIRST_COMPLETED)
+            if checking.done() and checking.exception() is None:
+                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not self._publisher.has_events:  # nothing else would find it out
+                self._publisher.is_input_over = True
+                await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
-            if not reading.done():
-                reading.cancel()
-                await asyncio.wait({reading})
+            for task in (stopping, checking, reading):
+                task.cancel()
+            await asyncio.wait({reading, stopping, checking})
+        if not checking.cancelled():
+            checking.result()
         if reading.cancelled():
             return False
         reading.result()
@@ -240,6 +250,31 @@ class _PatientPublisher(Publisher):
 
     Lines are read from what goes on, such as a log, and whoever writes them can't send them again.
     """
+
+    is_input_over = False
+
+    @property
+    def has_events(self) -> bool:
+        """Whether any were given to it: what is wrong is found out by sending them."""
+        return self._buffer.waiting_count > 0 or self._has_succeeded
+
+    async def check_gateway(self) -> None:
+        """Asks whether events would be taken, by a request that has none, until that is known or there are events.
+
+        Raises PublishRefused if they would not. While nobody answers that is said, once a minute.
+        """
+        pace, began = WarningPace(), time.monotonic()
+        while not self.has_events:
+            answer = await self._post([])
+            if isinstance(answer, Accepted) or answer.problem.get("code") == NO_EVENT:
+                return
+            decision = decide_retry(answer, succeeded=False, renewable=self._token.is_renewable)
+            is_over = self.is_input_over and time.monotonic() - began >= (self._retry_for or 0.0)
+            if is_over or decision not in (RetryDecision.retry, RetryDecision.renew):
+                raise self._make_error(answer)
+            if pace.is_due(answer.text, time.monotonic()):
+                click.echo(f"solowire: {self._url} {answer.text}; trying on, Ctrl-C ends", err=True)
+            await asyncio.sleep(max(CHECK_SECONDS, wait_at_least(answer)))
 
     async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
         if not self._has_succeeded:

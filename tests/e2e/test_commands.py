@@ -128,6 +128,55 @@ def test_lines_are_published_as_they_come(system: System, place: Path) -> None:
     assert (feeding.returncode, out) == (0, b"1 published, 0 duplicates, 0 refused\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--url", "http://no-such-host.invalid"], "no such host"),
+        (["--token", "no.such.token"], "answered 401"),
+        (["--token", "VIEWER"], "answered 403"),
+    ],
+)
+def test_a_feeder_that_can_not_work_says_so_before_a_line_comes(
+    options: list[str], words: str, system: System, place: Path
+) -> None:
+    """Its pipe may say nothing for hours: who started it with a wrong address or token is told at once."""
+    where = ["--data-dir", str(system.data_dir), "--url", system.url]
+    given = [system.token("ann", "viewer") if option == "VIEWER" else option for option in options]
+    feeding = subprocess.Popen(
+        [sys.executable, "-m", "solowire", "publish", "-", *where, *given],
+        env=environment(),
+        cwd=place,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert feeding.wait(READY_SECONDS) == 1, "while its pipe is open"
+    out, said = feeding.communicate()
+    assert out == "0 published, 0 duplicates, 0 refused\n"
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_feeder_says_that_it_waits_for_the_gateway(place: Path) -> None:
+    """Before a line comes, and goes on; where no line comes at all it ends, with status 1."""
+    url = f"http://127.0.0.1:{free_ports(1)}"
+    feeding = subprocess.Popen(
+        [sys.executable, "-m", "solowire", "publish", "-", "--url", url, "--token", "x"],
+        env=environment(),
+        cwd=place,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert feeding.stderr is not None
+    assert "trying on" in feeding.stderr.readline()
+    out, said = feeding.communicate(timeout=READY_SECONDS)
+    assert (feeding.returncode, out) == (1, "0 published, 0 duplicates, 0 refused\n")
+    assert url in said
+
+
 def test_a_feeder_is_ended_by_ctrl_c(system: System, place: Path) -> None:
     """Also while nothing comes, at once, without a traceback, and with what became of the lines."""
     command = [sys.executable, "-m", "solowire", "publish", "-", "--data-dir", str(system.data_dir)]

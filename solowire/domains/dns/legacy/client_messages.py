@@ -118,6 +118,8 @@ def _read_replay(name: Literal["start_replay"] | str, data: dict[str, Any]) -> d
         raise ClientFault("invalid_message", "start_replay: 'replay_speed' is from 0.1 to 100", name)
     filters = {key: _list(value) for key, value in (asked.filter_config or {}).items() if value}
     types = [kind for word in _TYPE_WORDS for kind in filters.pop(word, [])]
+    if len(types) > MAX_NAMES:
+        raise ClientFault("too_many", f"one message may name {MAX_NAMES} at most", name)
     return {
         "name": asked.name,
         "since": asked.start_time,

@@ -207,6 +207,10 @@ def test_subscription_info() -> None:
         ({"type": "subscribe", "event_types": ["a"] * 201}, "too_many"),
         ({"type": "get_recent_events", "data": {"limit": "x"}}, "invalid_message"),
         ({"type": "start_replay", "data": {}}, "invalid_message"),
+        (
+            {"type": "start_replay", "data": {"start_time": NOW, "filter_config": {"types": ["bind_reload"] * 201}}},
+            "too_many",
+        ),
         ({"type": "start_replay", "data": {"start_time": NOW, "replay_speed": 0}}, "invalid_message"),
         (
             {"type": "start_replay", "data": {"start_time": NOW, "filter_config": {"event_types": ["nothing"]}}},
