@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -87,7 +87,7 @@ class InMemory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = [
-            mock.patch.multiple(attribute_index, SEGMENT_EVENTS=8, FEW_PLACES=1),
+            mock.patch.multiple(attribute_index, SEGMENT_EVENTS=8, FEW_PLACES=1, MAX_PLACES=2, MAX_BROAD=3),
             mock.patch.multiple(history_reader, READ_RECORDS=3, STEP_RECORDS=5),
             mock.patch.multiple(index_terms, SHARED_PLACES=3),
             mock.patch.multiple(open_segment, FEW_NAMES=2),
@@ -336,6 +336,45 @@ def test_an_index_reads_no_more_than_it_finds(journal: SqliteJournal) -> None:
         part = ask(reader, HistoryClause(["custom.*"], [("zone", ["z7.example"], True)]))
     assert offsets(part) == [8]
     assert [list(call.args[0]) for call in read.call_args_list] == [[8]]
+    reader.close()
+
+
+def test_what_is_nearly_everywhere_is_looked_up_once(journal: SqliteJournal) -> None:
+    """An answer has many parts, and each would find out anew that its condition parts nothing."""
+    with mock.patch.multiple(attribute_index, SEGMENT_EVENTS=100, MAX_PLACES=25):
+        zones = ("rare.org" if n == 50 else "a.example" for n in range(100))
+        publish(journal, *(event("custom.a", {"zone": zone, "n": n}, id=f"{n}") for n, zone in enumerate(zones)))
+        reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
+        follow(reader)
+        index = reader._index
+        assert index is not None
+        looked_up: list[bytes] = []
+        listing = index._list_places
+
+        def list_places(segment: int, first: bytes, below: bytes | None = None) -> Iterator[Sequence[int]]:
+            looked_up.append(first)
+            return listing(segment, first, below)
+
+        with mock.patch.object(index, "_list_places", list_places):
+            everywhere = HistoryClause([], [("zone", ["example"], True)])
+            for first in range(0, 99, 33):
+                part = ask(reader, everywhere, since=HistoryBound("epoch", first), limit=33)
+                assert len(part.events) == 33
+            assert len(looked_up) == 1
+            # With another condition that parts much, it is that one which finds.
+            both = HistoryClause(["custom.*"], [("zone", ["org"], True)])
+            assert offsets(ask(reader, both)) == [51]
+        reader.close()
+
+
+def test_others_have_their_turn_between_two_reads(journal: SqliteJournal) -> None:
+    """Whatever is asked for: no more than READ_RECORDS are read without a pause."""
+    publish(journal, *(event("custom.a", {"zone": "a.example"}, id=f"{n}") for n in range(1000)))
+    reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
+    pauses = mock.Mock()
+    question = HistoryRequest(1, "ann", None, None, False, [HistoryClause(["custom.b"])], 1000)
+    assert reader.answer(question, pauses).events == []
+    assert pauses.call_count >= 1000 // history_reader.READ_RECORDS
     reader.close()
 
 
