@@ -239,6 +239,11 @@ class Tokens:
             )
         return identity
 
+    def may_connect(self, identity: Identity) -> bool:
+        """Whether the identity's role may have a connection."""
+        role = self._roles.get(identity.role)
+        return role is None or role.may_connect
+
     def _check_permissions(self, permissions: Sequence[str]) -> None:
         """Raises InvalidToken for one that nothing asks for: misspelt, it would hide what its author meant to show."""
         for name in permissions:

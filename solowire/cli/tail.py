@@ -137,15 +137,19 @@ async def print_history(
 
     more: as in `Client.history`. Raises ClientError.
     """
+    asked = client.history(since, types=types, filter=filter or None, **more)
     try:
-        asked = client.history(since, types=types, filter=filter or None, **more)
         return await _print_history(asked, printer, notes, url)
     except HistoryRefused as refused:
         if refused.oldest is None:
             raise
-        notes.print("the log doesn't keep events for so long: it begins with the oldest that there is", style="yellow")
-        older = client.history(refused.oldest, types=types, filter=filter or None, **more)
-        return await _print_history(older, printer, notes, url)
+    if more.get("order") == "desc" and asked.pages_count:
+        notes.print("the log doesn't keep what is older", style="yellow")
+        return None
+    notes.print("the log doesn't keep events for so long: it begins with the oldest that there is", style="yellow")
+    # Not from that event on: on a log that is full and written to it is gone before it can be asked for.
+    kept = client.history(None, types=types, filter=filter or None, **more)
+    return await _print_history(kept, printer, notes, url)
 
 
 async def show_history(

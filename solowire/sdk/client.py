@@ -659,6 +659,8 @@ class Client:
                 # Here and not where the answer is awaited: it is in force even if nobody waits any more.
                 self._kept.apply_change(asked.change, message.subscriptions)
             self._kept.granted = message.subscriptions
+            if asked is None:  # after a refresh: the new token may grant less
+                self._kept.report_denied(message.denied, is_first=False)
         if asked is not None:
             asked.resolve(message)
         elif isinstance(message, Error):

@@ -1437,6 +1437,15 @@ async def test_subscription_that_is_not_granted_is_a_warning(fake: Fake, caplog:
     assert "users.read" in warnings[1]
 
 
+async def test_what_a_refreshed_token_does_not_grant_is_a_warning(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    """A token that shows less than the one before takes subscriptions away: not in silence."""
+    async with connected(fake, subscriptions=["audit_log"], welcome={"subscriptions": ["audit_log"]}) as (client, peer):
+        await peer.say({"type": "subscriptions", "subscriptions": [], "denied": DENIED[1:]})
+        await until(lambda: client.subscriptions == [])
+    (warning,) = [record.message for record in caplog.records if "not granted" in record.message]
+    assert "users.read" in warning
+
+
 async def test_a_filter_that_narrows_nothing_is_a_warning(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
     """One by what no event type of its has is warned of once, as all events of these come; others are not."""
     async with connected(

@@ -358,7 +358,12 @@ def explain_refusal(message: HistoryResponse, query: HistoryQuery) -> RequestErr
         )
     lost = message.refusal == "epoch"
     fault = "the log that it speaks of was lost" if lost else "some of what is asked for is older than the log keeps"
-    refusal = RequestRejected(410, "history_gone", fault, "ask from the oldest on: since= the `position` of `oldest`")
+    refusal = RequestRejected(
+        410,
+        "history_gone",
+        fault,
+        "leave `since` out to begin with the oldest that there is, or ask from a later time on",
+    )
     taken = None
     if message.oldest_at:
         taken = datetime.fromtimestamp(message.oldest_at, UTC).isoformat(timespec="milliseconds")

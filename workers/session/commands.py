@@ -211,6 +211,9 @@ class CommandHandler:
             raise InvalidMessage(error.code, error.message, error.hint) from None
         if identity.user != connection.identity.user:
             raise InvalidMessage("wrong_user", "the token is another user's", "open a connection of its own for it")
+        if not self._tokens.may_connect(identity):
+            fault = f"the role {identity.role!r} may not have a connection"
+            raise InvalidMessage("forbidden", fault, "show a token of another role; this one is not taken")
         before = connection.view
         connection.replace_identity(identity)
         if connection.reader.initial_count and connection.view != before:

@@ -252,16 +252,18 @@ def test_a_refresh_with_more_rights_brings_back_what_was_asked_for() -> None:
 
 
 def test_a_token_of_another_user_is_refused() -> None:
-    """A connection can't become another user's, nor go on with a token that proves nothing."""
+    """A connection can't become another user's, nor go on with a token that proves nothing, or may have none."""
     b = ShardHarness()
     connection = b.connect("alice", "viewer", subscriptions=["custom.a"])
     b.say(connection, c.Refresh(b.sign_token("bob", "admin"), 1))
     b.say(connection, c.Refresh("garbage", 2))
     b.say(connection, c.Refresh(b.sign_token("alice", "admin", ttl=-1), 3))
+    b.say(connection, c.Refresh(b.sign_token("alice", "publisher"), 4))
     assert [(e.id, e.code) for e in b.read_messages(connection)] == [
         (1, "wrong_user"),
         (2, "invalid_token"),
         (3, "token_expired"),
+        (4, "forbidden"),
     ]
     assert connection.identity.role == "viewer"
 
