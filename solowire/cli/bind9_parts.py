@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from solowire.sources.bind9.queries.query_observer import QueryObserver
     from solowire.sources.bind9.security.drift_part import DriftPart
     from solowire.sources.bind9.security.security_part import SecurityPart
+    from solowire.sources.bind9.server.config_part import ConfigPart
     from solowire.sources.bind9.server.server_lines import SecurityObserver
     from solowire.sources.bind9.zones.observed_change import ChangeObserver
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
@@ -30,9 +31,11 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     authors = UpdateAuthors(settings.source.zones.actors)
     security = _make_security_parts(settings, outlet)
     drift = _make_drift_parts(settings, outlet)
+    configuration = _make_configuration_parts(settings, outlet)
     parts: list[SourcePart] = [
         *_make_query_parts(settings, outlet, security),
-        *_make_server_log_parts(settings, outlet, authors, security),
+        *configuration,
+        *_make_server_log_parts(settings, outlet, authors, security, configuration),
         *_make_zone_parts(settings, outlet, authors, [part.observe_change for part in drift]),
         *drift,
     ]
@@ -120,12 +123,28 @@ def _make_query_parts(
     ]
 
 
+def _make_configuration_parts(settings: Settings, outlet: EventOutlet) -> Sequence[ConfigPart]:
+    """What watches named.conf."""
+    from solowire.sources.bind9.server.config_part import ConfigPart
+
+    named_conf = settings.source.configuration.named_conf
+    if named_conf is None:
+        return ()
+    has_outcomes = bool(settings.source.server_log.files)
+    return [ConfigPart(named_conf, outlet, state_dir=_find_state_dir(settings), has_outcomes=has_outcomes)]
+
+
 def _make_server_log_parts(
-    settings: Settings, outlet: EventOutlet, authors: UpdateAuthors, observers: Sequence[SecurityObserver]
+    settings: Settings,
+    outlet: EventOutlet,
+    authors: UpdateAuthors,
+    security: Sequence[SecurityObserver],
+    configuration: Sequence[ConfigPart],
 ) -> Sequence[SourcePart]:
     """What tells of reloads, status, policy hits, refusals and updates: one part for each log."""
     from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.server.reload_log import ReloadLog
+    from solowire.sources.bind9.server.secret_mask import SecretMask
     from solowire.sources.bind9.server.server_lines import ServerLines
     from solowire.sources.files.log_part import LogPart
 
@@ -133,7 +152,14 @@ def _make_server_log_parts(
     if not server_log.files:
         return ()
     authors.has_feed = True
-    lines = ServerLines(ReloadLog(), BindState(outlet.server), authors=authors, security=observers)
+    mask_line = configuration[0].mask_line if configuration else SecretMask(b"").mask_text
+    lines = ServerLines(
+        ReloadLog(mask_line),
+        BindState(outlet.server),
+        authors=authors,
+        security=security,
+        outcomes=configuration,
+    )
     return [
         LogPart(
             path,

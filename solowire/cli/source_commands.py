@@ -38,6 +38,9 @@ def source() -> None:
     type=PathOption(readable=False),
     help="Another log that named writes: reloads, status, policy hits, refusals, updates. May be given more than once.",
 )
+@click.option(
+    "--named-conf", type=PathOption(readable=False), help="named's configuration: its changes, and what became of them."
+)
 @click.option("--rules", type=PathOption(readable=False), help="Rules for security findings. [default: built in]")
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
@@ -60,6 +63,7 @@ def bind9(
     query_log: Path | None,
     dnstap: Path | None,
     logs: tuple[Path, ...],
+    named_conf: Path | None,
     rules: Path | None,
     server: str | None,
     zones: str | None,
@@ -93,6 +97,7 @@ def bind9(
         "queries": queries,
         "server_log": {"files": list(logs) or None, "from_start": from_start},
         "zones": watched,
+        "configuration": {"named_conf": named_conf},
         "security": {"rules": rules},
     }
     settings = load_settings(config, "source", source=given, **options)

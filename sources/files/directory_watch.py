@@ -22,14 +22,14 @@ _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT
 
 
 class DirectoryWatch:
-    """Watches the directory of `path`, and that of the file which it names if it is a symbolic link.
+    """Watches the directories of `paths`, and those of the files which they name if they are symbolic links.
 
-    came: files that have appeared at the path since `read_events` was first called. uncertain: there may have been
+    came: files that have appeared at the paths since `read_events` was first called. uncertain: there may have been
     more. trouble: why there is no watch, None while there is one; a directory that isn't there is none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
         self.came = 0
         self.uncertain = False
         self.trouble: OSError | None = None
@@ -50,7 +50,7 @@ class DirectoryWatch:
         """Watch what is not watched yet: the directory may come later, and the link may lead elsewhere."""
         if self._inotify is None:
             return
-        places = {os.path.split(os.path.abspath(self.path)), os.path.split(os.path.realpath(self.path))}
+        places = {os.path.split(name(path)) for path in self.paths for name in (os.path.abspath, os.path.realpath)}
         self._names = {(directory, name) for directory, name in places}
         wanted = {directory for directory, _ in places}
         for directory in self._watches.keys() - wanted:

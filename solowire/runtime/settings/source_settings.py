@@ -75,6 +75,12 @@ class ZonesSettings(Section):
     )
 
 
+class ConfigurationSettings(Section):
+    """The configuration of a BIND 9 server."""
+
+    named_conf: Path | None = Field(None, description="named's configuration; what it includes is watched, too")
+
+
 class SecuritySettings(Section):
     """Findings about what clients do, by rules: queries, policy hits and refused requests that other parts read."""
 
@@ -106,5 +112,6 @@ class SourceSettings(Section):
     queries: QueriesSettings = QueriesSettings()
     server_log: ServerLogSettings = ServerLogSettings()
     zones: ZonesSettings = ZonesSettings()
+    configuration: ConfigurationSettings = ConfigurationSettings()
     security: SecuritySettings = SecuritySettings()
     drift: DriftSettings = DriftSettings()

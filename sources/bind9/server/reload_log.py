@@ -20,7 +20,7 @@ import msgspec
 
 from solowire.sources.bind9.log_line import LogLine
 
-ERRORS = 50
+ERRORS = 20
 ERROR_CHARACTERS = 500
 
 _CONFIGURATION = re.compile(r"reloading configuration (?:(succeeded)|failed(?:: (.*))?)", re.DOTALL)
