@@ -92,6 +92,7 @@ def _make_query_parts(
     from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
     from solowire.sources.bind9.queries.query_log_agent import QueryLines
     from solowire.sources.files.log_part import LogPart
+    from solowire.sources.files.pipe_part import STANDARD_INPUT, PipePart
 
     queries = settings.source.queries
     if queries.query_log is not None and queries.dnstap is not None:
@@ -109,10 +110,14 @@ def _make_query_parts(
         ]
     if queries.query_log is None:
         return ()
+    lines = QueryLines(queries.zones, observers)
+    if queries.query_log == STANDARD_INPUT:
+        token = make_token(settings, PUBLISH)
+        return [PipePart(lines, name="query_log", url=settings.url, token=token, server=outlet.server)]
     return [
         LogPart(
             queries.query_log,
-            QueryLines(queries.zones, observers),
+            lines,
             name="query_log",
             url=settings.url,
             token=make_token(settings, PUBLISH),

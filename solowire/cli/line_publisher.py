@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
-import threading
 import time
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,6 +25,7 @@ from solowire.algorithms.json_faults import describe_json_fault
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
+from solowire.runtime.standard_input import read_pieces
 from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import Accepted, Publisher
 from solowire.sdk.retry_policy import Fault, RetryDecision, WarningPace, decide_retry, wait_at_least
@@ -41,8 +40,6 @@ MOST_COMPLAINTS = 100
 STOP_SECONDS = 5.0
 """For which what is under way is waited for when a signal ends the command."""
 CHECK_SECONDS = 1.0
-READ_BYTES = 64 * 1024
-READ_AHEAD = 4  # pieces that are read and not split into lines yet
 NO_EVENT = "empty_request"
 """The gateway's code for a request without an event, by somebody who may publish some."""
 FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
@@ -337,34 +334,3 @@ async def split_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes | Non
             held, is_too_long = b"", True
     if held or is_too_long:
         yield None if is_too_long else held
-
-
-async def read_pieces(descriptor: int) -> AsyncIterator[bytes]:
-    """What comes from a file or pipe, as it comes.
-
-    It is read by a thread that nobody has to wait for, since a terminal may say nothing. The thread is READ_AHEAD
-    pieces ahead at most.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[bytes | OSError] = asyncio.Queue()
-    room = threading.Semaphore(READ_AHEAD)
-
-    def read() -> None:
-        piece: bytes | OSError = b"-"
-        while piece and not isinstance(piece, OSError):
-            room.acquire()
-            try:
-                piece = os.read(descriptor, READ_BYTES)  # no stream, whose lock would outlive the thread
-            except OSError as error:
-                piece = error
-            try:
-                loop.call_soon_threadsafe(queue.put_nowait, piece)
-            except RuntimeError:  # the loop is closed: nobody wants it any more
-                return
-
-    threading.Thread(target=read, daemon=True).start()
-    while piece := await queue.get():
-        if isinstance(piece, OSError):
-            raise piece
-        room.release()
-        yield piece

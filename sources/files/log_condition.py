@@ -105,12 +105,7 @@ class LogCondition:
         self.hindrance = None if follower.trouble is None else str(follower.trouble)
         self._tell_trouble(follower.trouble)
         self._tell_missing(follower.is_missing)
-        if self._is_strange and self._is_due("strange"):
-            self._say_strange(
-                f"of its last {self._unmatched} lines none is {self._kind.wanted}"
-                if self._unmatched
-                else f"not {self._kind.wanted} yet"
-            )
+        self.check_lines()
         trouble = None if watch.trouble is None else watch.trouble.strerror
         if trouble != self._watch_trouble:
             self._watch_trouble = trouble
@@ -122,6 +117,15 @@ class LogCondition:
                     hint="no inotify: it is looked at ten times a second, and faster rotations may be missed; let the "
                     "agent's user list the directory, or raise fs.inotify.max_user_instances and max_user_watches",
                 )
+
+    def check_lines(self) -> None:
+        """Say it if the lines are of no use."""
+        if self._is_strange and self._is_due("strange"):
+            self._say_strange(
+                f"of its last {self._unmatched} lines none is {self._kind.wanted}"
+                if self._unmatched
+                else f"not {self._kind.wanted} yet"
+            )
 
     def _tell_loss(self, loss: Loss) -> None:
         if loss.is_all and not loss.files and not loss.size:

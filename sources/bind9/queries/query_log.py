@@ -3,8 +3,8 @@
 Pure: text in, values out. A line is a query only if *all* of it has the form that `named` writes, from the
 first character on: a damaged or cut line is skipped, never half understood, and nothing that a client can put
 into a name (BIND escapes white space, parentheses and what isn't ASCII) can pass for another field. The forms
-are those of `ns_client_log()` and `log_query()` in BIND 9.18. What a syslog daemon puts before them is
-`syslog_prefix`'s.
+are those of `ns_client_log()`, `log_query()` and `log_response()` in BIND 9.11 to 9.21. What a syslog daemon puts
+before them is `syslog_prefix`'s.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ LINE_CHARACTERS = 64 * 1024
 _LINE = re.compile(
     rf"(?: (?P<time> {BIND_TIME} ) \  )?"  # print-time
     r"""
-    (?: queries:\  )?  # print-category
+    (?: (?: queries | responses ) :\  )?  # print-category
     (?: [a-z]+ (?: \ -?\d+ )? :\  )?  # print-severity
     client\  (?: @0x[0-9a-fA-F]+\  )?
     (?P<client_ip> [0-9a-fA-F:.]+ (?: %[^\s#]+ )? ) \# (?P<client_port> \d{1,5} )
     (?: /key\  (?P<key> [!-~]+? ) )?
     (?: \ \( [!-~]+ \) )?
     (?: :\ view\  (?P<view> .+? ) )?
-    :\ query:\  (?P<query_domain> [!-~]+ ) \  (?P<query_class> [!-~]+ ) \  (?P<query_type> [!-~]+ )
-    \  (?P<flags> [+-][!-~]* ) \  \( (?P<server_ip> [0-9a-fA-F:.]+ (?: %[^\s)]+ )? ) \)
+    :\  (?P<kind> query | response ) :\  (?P<query_domain> [!-~]+ )
+    \  (?P<query_class> [!-~]+ ) \  (?P<query_type> [!-~]+ )
+    (?: \  (?P<rcode> [A-Z0-9]{1,20} ) (?: \  \d{1,5} ){3} )?  # of a response, and how many records its parts have
+    \  (?P<flags> [+-][!-~]* ) \  \( (?P<server_ip> [0-9a-fA-F:.]+ (?: %[^\s)#]+ )? ) (?: \# \d{1,5} )? \)
     (?: \ .* )?  # [ECS …], and what later versions may add
     """,
     re.ASCII | re.VERBOSE,
@@ -46,12 +48,12 @@ _DOT = re.compile(r"\\.|\.", re.DOTALL)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One query that `named` was asked.
+    """One query that `named` was asked, or its answer to one.
 
     timestamp: RFC 3339, UTC, milliseconds, with `Z`; None if the line has no time (`print-time no`).
     query_domain: as BIND writes it: without the final dot (the root is "."), letters as they were asked, odd
     bytes escaped (`\\.`, `\\032`). flags: BIND's own, such as `+E(0)K`. view: None for the default view. key:
-    the name of the TSIG or SIG(0) key that signed the query.
+    the name of the TSIG or SIG(0) key that signed the query. rcode: of an answer; None of a query.
     """
 
     timestamp: str | None
@@ -64,6 +66,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     server_ip: str
     view: str | None = None
     key: str | None = None
+    rcode: str | None = None
 
 
 def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Query | None:
@@ -85,7 +88,7 @@ def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Qu
         prefix = parts[0]
     fields = match.groupdict()
     port = int(fields["client_port"])
-    if port > 65535:
+    if port > 65535 or (fields["kind"] == "response") != (fields["rcode"] is not None):
         return None
     timestamp = None
     if fields["time"] is not None:
@@ -107,6 +110,7 @@ def parse_query(line: str, tz: tzinfo | None, now: datetime | None = None) -> Qu
         server_ip=fields["server_ip"],
         view=fields["view"],
         key=fields["key"],
+        rcode=fields["rcode"],
     )
 
 
@@ -128,19 +132,22 @@ def find_zone(name: str, zones: frozenset[str]) -> str | None:
     return "." if "." in zones else None
 
 
-def make_payload(query: Query, zones: frozenset[str]) -> dict[str, str]:
-    """The data of a `dns_query_log` event. `view` and `zone` are there only where there is one."""
-    data = {
+def make_payload(query: Query, zones: frozenset[str]) -> dict[str, str | int]:
+    """The data of a `dns_query_log` event. What is not known is left out: `view`, `zone`, `rcode`, `tsig_key`."""
+    data: dict[str, str | int] = {
         "client_ip": query.client_ip,
+        "client_port": query.client_port,
         "query_domain": query.query_domain,
         "query_type": query.query_type,
         "query_class": query.query_class,
         "flags": query.flags,
+        "protocol": "TCP" if "T" in query.flags else "UDP",
         "server_ip": query.server_ip,
     }
-    if query.view is not None:
-        data["view"] = query.view
-    zone = find_zone(query.query_domain, zones)
-    if zone is not None:
-        data["zone"] = zone
-    return data
+    known = {
+        "view": query.view,
+        "zone": find_zone(query.query_domain, zones),
+        "rcode": query.rcode,
+        "tsig_key": query.key,
+    }
+    return data | {name: value for name, value in known.items() if value is not None}

@@ -43,7 +43,7 @@ class QueryLines:
         if self.observers:
             asked = now if query.timestamp is None else datetime.fromisoformat(query.timestamp)
             observed = ObservedQuery(
-                asked.timestamp(), query.client_ip, query.query_domain, query.query_type, None, query.view
+                asked.timestamp(), query.client_ip, query.query_domain, query.query_type, query.rcode, query.view
             )
             for observer in self.observers:
                 observer.observe_query(observed)

@@ -207,6 +207,8 @@ async def test_the_agent_publishes_what_named_is_asked(tmp_path: Path) -> None:
         "query_type": "AAAA",
         "query_class": "IN",
         "flags": event["data"]["flags"],
+        "client_port": event["data"]["client_port"],
+        "protocol": "UDP",
         "server": "ns1",
         "server_ip": "127.0.0.1",
         "zone": "sub.z.example",

@@ -31,6 +31,9 @@ REAL = [  # written by Debian's BIND 9.18, but for the last two: without the cli
     r"23-Nov-2026 03:59:33.373 client 192.0.2.7#1035: query: a.example IN AAAA + (192.0.2.53)",
 ]
 
+ANSWERED = r"2026-11-23T11:33:34.500Z responses: info: client @0x7f80468d5098 127.0.0.1#56031/key k (www.z.example): view inner: response: www.z.example IN A NXDOMAIN 0 1 2 +E(0)TK (127.0.0.1) [ECS 192.0.2.0/24/0]"
+"""As `log_response()` of BIND 9.20 writes it, with `responselog yes`."""
+
 OTHER = [
     "",
     "\n",
@@ -51,6 +54,9 @@ DAMAGED = [
     REAL[0].replace("query: www.z.example", "query: www z.example"),
     REAL[0].replace("query: www.z.example", "query: www\ufffd.z.example"),
     "\0\0\0" + REAL[0],
+    ANSWERED.replace("NXDOMAIN 0 1 2 ", ""),
+    ANSWERED.replace("response:", "query:"),
+    ANSWERED.replace(" 0 1 2", " 0 1"),
 ]
 
 
@@ -105,6 +111,21 @@ def test_key_view_and_addresses() -> None:
 def test_category_and_severity_may_be_there(prefix: str) -> None:
     """print-category and print-severity change nothing in what is understood."""
     assert query(REAL[0].replace("client", prefix + "client", 1)) == query(REAL[0])
+
+
+def test_an_answer_tells_its_response_code() -> None:
+    """A line of `responselog` is a query with what became of it."""
+    found = query(ANSWERED)
+    assert (found.query_domain, found.query_type, found.rcode, found.flags) == (
+        *("www.z.example", "A", "NXDOMAIN", "+E(0)TK"),
+    )
+    payload = make_payload(found, frozenset())
+    assert (payload["rcode"], payload["protocol"], payload["tsig_key"]) == ("NXDOMAIN", "TCP", "k")
+
+
+def test_the_server_s_port_may_be_there() -> None:
+    """BIND 9.21 writes it."""
+    assert query(REAL[0].replace("(127.0.0.1)", "(127.0.0.1#53)")) == query(REAL[0])
 
 
 def test_odd_names() -> None:
@@ -339,9 +360,11 @@ def test_the_root_zone_covers_all() -> None:
 
 
 def test_payload() -> None:
-    """The payload has the eight fields of the event, view and zone only where there is one."""
+    """The payload has what the line tells, view, zone, key and response code only where there is one."""
     assert make_payload(query(REAL[3]), normalize_zones(["z.example"])) == {
         "client_ip": "127.0.0.1",
+        "client_port": 56031,
+        "protocol": "UDP",
         "query_domain": r"a\.b\032c\(d\)\"\;\@\$\200.z.example",
         "query_type": "HTTPS",
         "query_class": "IN",
