@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from solowire.model.schema_vocabulary import find_unknown_word
+
 MAX_MESSAGE = 300
 """Characters of what the library says of a fault: it quotes the value."""
 
@@ -36,6 +38,8 @@ class JsonSchemaPayload:
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaFault(_describe_schema_fault(error)) from None
+        if (fault := find_unknown_word(schema)) is not None:
+            raise SchemaFault(fault)
         _refuse_circles(schema)
         described = _resolve(schema)
         if described.get("type") != "object":
