@@ -2,7 +2,8 @@
 
 Named's own rotation, logrotate and their like put something behind the log's name, or before its extension: a number
 that grows with age (`queries.log.0`, `.1`), or a time (`queries.log-20261123`, `queries-20261123.log`). All of them are
-told apart from the log by that, and put in order by it; by the time of their last write where it says nothing.
+told apart from the log by that, and put in order by it; by the time of their last write where it says nothing. Where the
+log is a link to a file of the day, those of other days have the same name but for the digits of the time in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2", ".lz4", ".lzma", ".Z")
+_TIME = re.compile(r"\d{4}\D?\d\d", re.ASCII)  # a year and a month, in a name
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
 _ATTEMPTS = 5
 
@@ -60,11 +62,14 @@ def order_rotated(files: list[RotatedFile]) -> list[RotatedFile]:
 def _scan_directory(log: Path) -> list[RotatedFile]:
     found = {}
     target = Path(os.path.realpath(log))
+    dated = _make_pattern(target.name) if log.is_symlink() else None
     for beside in dict.fromkeys((log.absolute(), target)):
         try:
             with os.scandir(beside.parent) as entries:
                 for entry in entries:
                     suffix = _suffix(entry.name, beside)
+                    if suffix is None and dated is not None and beside is target and dated.fullmatch(entry.name):
+                        suffix = "".join(filter(str.isdecimal, entry.name))
                     if suffix is None or entry.path in (str(log.absolute()), str(target)):
                         continue
                     try:
@@ -83,6 +88,13 @@ def _scan_directory(log: Path) -> list[RotatedFile]:
         except FileNotFoundError:
             continue
     return sorted(found.values())
+
+
+def _make_pattern(name: str) -> re.Pattern[str] | None:
+    """The names that differ from this one in the digits of its time alone; None if there is no time in it."""
+    if not _TIME.search(name):
+        return None
+    return re.compile(re.sub(r"\d", r"\\d", re.escape(name), flags=re.ASCII), re.ASCII)
 
 
 def _suffix(name: str, log: Path) -> str | None:

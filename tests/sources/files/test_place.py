@@ -93,6 +93,28 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
     follower.close()
 
 
+@pytest.mark.parametrize("name", ["2026-12-{}.log", "queries.202612{}", "q-2026-12-{}T0000.log"])
+def test_the_rest_of_the_file_of_another_day_is_read(tmp_path: Path, name: str) -> None:
+    """A link leads to another file each day: what was written to those before, and not read, is not lost."""
+    log = tmp_path / "current"
+    first, second, third = (tmp_path / name.format(day) for day in ("02", "03", "04"))
+    log.symlink_to(first)
+    add(first, "1\n2\n")
+    follower = FileFollower(log, from_start=True)
+    read_lines(follower)
+    mark = follower.make_checkpoint(follower.current_place(), "ns1")
+    follower.close()
+    add(first, "3\n")
+    add(second, "4\n")
+    add(third, "5\n")
+    log.unlink()
+    log.symlink_to(third)
+    follower = FileFollower(log, checkpoint=mark)
+    assert texts(read_lines(follower)) == ["3", "4", "5"]
+    assert follower.losses == []
+    follower.close()
+
+
 def test_the_rest_of_a_truncated_file_is_read_from_its_copy(log: Path) -> None:
     """After copytruncate the copy gives what was not read before, while the follower runs and while it doesn't."""
     follower = FileFollower(log)
