@@ -2,8 +2,8 @@
 
 Named's own rotation, logrotate and their like put something behind the log's name, or before its extension: a number
 that grows with age (`queries.log.0`, `.1`), or a time (`queries.log-20261123`, `queries-20261123.log`). All of them are
-told apart from the log by that, and put in order by it; by the time of their last write where it says nothing. Where the
-log is a link to a file of the day, those of other days have the same name but for the digits of the time in it.
+told apart from the log by that, and put in order by it; by the time of their last write where it says nothing. Where
+the log is a link to a file of the day, those of other days have the same name but for the digits of the time in it.
 """
 
 from __future__ import annotations
