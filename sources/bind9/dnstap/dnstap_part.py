@@ -60,6 +60,12 @@ class DnstapPart:
         self._stats_interval_s = stats_interval_s
         self._observers = tuple(observers)
         self._observe_upstream = observe_upstream
+        self._reader: DnstapReader | None = None
+
+    def note_drops(self, count: int) -> None:
+        """The server says that it has dropped so many messages since it was asked last, as nobody read them in time."""
+        if self._reader is not None:
+            self._reader.note_server_drops(count)
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until `stop` is set. Raises ConfigError, PublishRefused."""
@@ -71,7 +77,7 @@ class DnstapPart:
             (*self._observers, statistics) if is_counted else self._observers,
             self._observe_upstream,
         )
-        reader = DnstapReader(tap, self._outlet, status, self._socket.path)
+        reader = self._reader = DnstapReader(tap, self._outlet, status, self._socket.path)
         server: asyncio.Server | None = None
         missed = 0
         look_at, count_at = 0.0, clock() + self._stats_interval_s

@@ -43,7 +43,8 @@ class DnstapReader:
         self._clock = asyncio.get_running_loop().time
         self._connections: set[DnstapConnection] = set()
         self._dropped_count = 0
-        self._said_losses: tuple[int, int] = (0, 0)
+        self._server_dropped_count = 0
+        self._said_losses = (0, 0, 0)
         self._report_at = self._clock() + REPORT_S
         self._obstacle = ""
         self._say_obstacle_at = 0.0
@@ -55,8 +56,8 @@ class DnstapReader:
 
     @property
     def missed_count(self) -> int:
-        """Queries that became no event, as far as that is known."""
-        return self._dropped_count + self._tap.counts.damaged
+        """What became no event, as far as that is known: events, and messages of the server."""
+        return self._dropped_count + self._tap.counts.damaged + self._server_dropped_count
 
     def take_frames(self, frames: list[bytes]) -> None:
         """Publishes what these frames tell; there is no waiting."""
@@ -70,7 +71,11 @@ class DnstapReader:
             self._status.published_count += accepted
         self._status.read_count = self._tap.counts.queries
         self._status.dropped_count = self._dropped_count
-        self._status.lost_count = self._tap.counts.damaged
+        self._status.lost_count = self._tap.counts.damaged + self._server_dropped_count
+
+    def note_server_drops(self, count: int) -> None:
+        """The server itself has dropped so many messages more."""
+        self._server_dropped_count += count
 
     def tick(self) -> None:
         """Does what time has brought. Raises PublishRefused, and what failed meanwhile."""
@@ -146,13 +151,18 @@ class DnstapReader:
     def report(self) -> None:
         """Says the counts since the part began; a warning if something was lost since the last time.
 
-        dropped: events without room. damaged: messages that could not be understood.
+        dropped: events without room. damaged: messages that could not be understood. server_dropped: messages that the
+        server itself had no room for, if its statistics are asked.
         """
         counts = self._tap.counts
-        losses = (self._dropped_count, counts.damaged)
-        fault = {"last_fault": self._tap.last_fault} if counts.damaged else {}
-        say = logger.info if losses == self._said_losses else logger.warning
-        self._said_losses = losses
+        losses = (self._dropped_count, counts.damaged, self._server_dropped_count)
+        words = {"last_fault": self._tap.last_fault} if counts.damaged else {}
+        say = logger.info
+        if losses != self._said_losses:
+            say, self._said_losses = logger.warning, losses
+            words["hint"] = (
+                "dropped: is the gateway away, or its publish.rate too low? server_dropped: give this more CPU"
+            )
         say(
             "dnstap_progress",
             server=self._outlet.server,
@@ -163,7 +173,8 @@ class DnstapReader:
             skipped=counts.skipped,
             dropped=self._dropped_count,
             damaged=counts.damaged,
-            **fault,
+            server_dropped=self._server_dropped_count,
+            **words,
         )
 
 

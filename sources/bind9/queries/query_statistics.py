@@ -54,8 +54,8 @@ class QueryStatistics:
             "queries_per_second": round(total / seconds, 1),
             "window_s": round(seconds, 3),
             "total_queries": total,
-            "query_types": _bound_kinds(self._types),
-            "rcodes": _bound_kinds(Counter(rcodes)),
+            "query_types": bound_kinds(self._types),
+            "rcodes": bound_kinds(Counter(rcodes)),
             "top_names": dict(self._names.top(TOP_ROWS)),
             "top_clients": dict(self._clients.top(TOP_ROWS)),
             "dropped": dropped,
@@ -64,7 +64,7 @@ class QueryStatistics:
         return figures
 
 
-def _bound_kinds(counts: Counter[str]) -> dict[str, int]:
+def bound_kinds(counts: Counter[str]) -> dict[str, int]:
     """The commonest, and what the others are together."""
     common = dict(counts.most_common(KIND_ROWS))
     if others := counts.total() - sum(common.values()):

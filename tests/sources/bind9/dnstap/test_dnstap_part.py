@@ -249,6 +249,19 @@ async def test_what_has_no_room_is_counted_and_said(
     assert set(losses[1:]) <= {"info"}, "each loss is a warning once"
 
 
+async def test_what_the_server_dropped_is_lost_and_told(path: Path, connect: Connect) -> None:
+    outlet, status, stop = RecordedOutlet(), PartStatus("dnstap"), asyncio.Event()
+    part = DnstapPart(path, outlet, stats_interval_s=0.05)
+    part.note_drops(5)  # before it runs: of a time that it knows nothing of
+    task = asyncio.create_task(part.run(status, stop))
+    await connect(path)
+    await until(lambda: status.status == "running")
+    part.note_drops(3)
+    await until(lambda: status.lost_count == 3 and sum(f["dropped"] for f in outlet.of_type("dns_query_stats")) == 3)
+    stop.set()
+    await task
+
+
 async def test_figures_are_published_while_a_server_is_there(path: Path, connect: Connect) -> None:
     async with running(path, stats_s=0.05) as part:
         sender = await connect(path)
