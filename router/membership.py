@@ -1,8 +1,9 @@
 """The membership of peers, by join and heartbeat.
 
-What it keeps true: a shard is in the ring from its hello until its goodbye, its wish to leave or a few seconds of
-silence; of two processes that claim one index, the one that said hello last is the shard. The ring's version grows with
-every change. A router that has restarted presumes the shards of before, so that nobody is moved by its restart.
+What it keeps true: a shard is in the ring from when it can take users until its goodbye, its wish to leave or a few
+seconds of silence; of two processes that claim one index, the one that said hello last is the shard. The ring's version
+grows with every change. A router that has restarted presumes the shards of before, so that nobody is moved by its
+restart.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ PAUSE_SECONDS = DEAD_AFTER_SECONDS / 2
 class Peer:
     """A shard or a gateway (address None).
 
-    last_heard_at: seconds, monotonic. is_presumed: it has not said hello yet.
+    last_heard_at: seconds, monotonic. is_presumed: it has not said hello yet. is_starting: it takes no users yet, and
+    nobody expects it to: a process that starts in the place of one that is in the ring stays there.
     """
 
     name: bytes
@@ -29,6 +31,7 @@ class Peer:
     last_heard_at: float
     is_draining: bool = False
     is_presumed: bool = False
+    is_starting: bool = False
     stats: ShardStats = field(default_factory=ShardStats)
 
 
@@ -54,7 +57,8 @@ class Membership:
     @property
     def shards(self) -> list[ShardAddress]:
         """Those that are in the ring, in the order of their indexes."""
-        found = [p.address for p in self._peers.values() if p.address is not None and not p.is_draining]
+        takes_users = (p for p in self._peers.values() if not p.is_draining and not p.is_starting)
+        found = [p.address for p in takes_users if p.address is not None]
         return sorted(found, key=lambda address: address.index)
 
     @property
@@ -73,12 +77,13 @@ class Membership:
         known = self._peers.get(name)
         if known is not None and known.incarnation == message.incarnation and known.address == message.shard:
             known.last_heard_at = now
-            if known.is_draining != message.is_draining:
-                before = self.shards
-                known.is_draining = message.is_draining
-                self._update_version(before)
+            before = self.shards
+            known.is_draining = message.is_draining
+            known.is_starting = known.is_starting and message.is_starting
+            self._update_version(before)
             return []
         before = self.shards
+        is_expected = message.shard is not None and any(s.index == message.shard.index for s in before)
         superseded = []
         if message.shard is not None:
             for other in self:
@@ -86,7 +91,10 @@ class Membership:
                     del self._peers[other.name]
                     if not other.is_presumed and other.name != name:
                         superseded.append(other)
-        self._peers[name] = Peer(name, message.incarnation, message.shard, now, message.is_draining)
+        is_starting = message.is_starting and not is_expected
+        self._peers[name] = Peer(
+            name, message.incarnation, message.shard, now, message.is_draining, is_starting=is_starting
+        )
         self._update_version(before)
         return superseded
 

@@ -121,6 +121,7 @@ class _ShardServer:
         self._timer: asyncio.Handle | None = None
         self._timer_due_at = float("inf")
         self._was_ready = False
+        self._is_starting = True  # the router has not been told that it can take users
         self._acked_version = -1
         self._acks = AckSchedule(settings.shard.credit_events)
         self._done = asyncio.Event()
@@ -302,6 +303,7 @@ class _ShardServer:
             self._settings.shard.recent_log.max_events,
             self._shard.is_draining,
             self._tokens.revocations.version,
+            is_starting=self._is_starting,
         )
 
     def _on_message(self, message: RouterMessage) -> None:
@@ -357,6 +359,9 @@ class _ShardServer:
                 logger.warning(
                     "unexpected_message", kind=type(message).__name__, hint="do all processes run one version?"
                 )
+        if self._is_starting and self._shard.can_take_users:
+            self._is_starting = False
+            self._link.send_join()  # from now on it may be in the ring
         if self._shard.is_ready != self._was_ready:
             self._was_ready = self._shard.is_ready
             logger.info("shard_ready" if self._was_ready else "shard_not_ready", shard=self._shard.index)

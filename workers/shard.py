@@ -256,8 +256,12 @@ class Shard:
     @property
     def is_ready(self) -> bool:
         """Whether it knows the ring, is in it, has a lease, and the log up to where it was when it came."""
-        here = self._log_follower.is_caught_up and self._has_lease and not self.is_draining
-        return here and self.index in self._rings.ring.shards
+        return self.can_take_users and not self.is_draining and self.index in self._rings.ring.shards
+
+    @property
+    def can_take_users(self) -> bool:
+        """Whether it is ready but for its place in the ring."""
+        return self._log_follower.is_caught_up and self._has_lease
 
     @property
     def is_drained(self) -> bool:

@@ -115,6 +115,7 @@ class Join(_BackplaneMessage, tag="join"):
 
     initial_backlog: how many events a shard without a log would like to begin with. is_draining: it is not to be in the
     ring again. revocations_version: of those that it knows, -1 if none: it is told them if there are newer ones.
+    is_starting: it can't take users yet, and joins again when it can.
     """
 
     version: int
@@ -126,6 +127,7 @@ class Join(_BackplaneMessage, tag="join"):
     initial_backlog: _Count = 0
     is_draining: bool = False
     revocations_version: int = -1
+    is_starting: bool = False
 
 
 class Revocation(_BackplaneMessage):

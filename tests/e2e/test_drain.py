@@ -14,7 +14,7 @@ import pytest
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.sdk.client import Client
-from tests.support.system import READY_SECONDS, System, end, environment, published, ready, running
+from tests.support.system import READY_SECONDS, System, end, environment, open_session, published, ready, running
 
 SETTINGS = {
     "SESSION__HEARTBEAT_INTERVAL_S": 5,
@@ -228,3 +228,24 @@ def _drain(system: System, shard: str) -> subprocess.CompletedProcess[str]:
         str(system.data_dir),
     ]
     return subprocess.run(command, env=system.environment, capture_output=True, text=True, timeout=READY_SECONDS)
+
+
+async def test_nobody_is_sent_to_a_new_shard_before_it_can_take_users(tmp_path: Path) -> None:
+    """It reads its log first: who asks where to connect meanwhile is sent to a shard that takes them."""
+    with running(tmp_path / "data", shards=1, settings=SETTINGS) as system:
+        user = next(f"moves-{n}" for n in range(1000) if Ring([0, 1]).owner(f"moves-{n}") == 1)
+        async with system.http(system.token("api")) as http:
+            for _ in range(10):
+                await published(http, *({"type": "custom.load", "data": {"text": "x" * 200}} for _ in range(2000)))
+        added = system.spawn("shard", "--index", "1", "--port", str(system.port + 2))
+        try:
+            shard = 0
+            async with asyncio.timeout(READY_SECONDS):
+                while shard == 0:
+                    negotiated = await system.negotiate(system.token(user))
+                    shard = negotiated["shard"]
+                    async with open_session(negotiated["url"]) as session:  # raises for every refusal
+                        await session.say(type="hello", subscriptions=["custom.*"])
+                        await session.hear("welcome")
+        finally:
+            assert end(added) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -35,6 +36,34 @@ def test_a_shard_joins_by_its_hello() -> None:
     assert members.add_peer(b"shard-1", hello(1), 0.0) == []
     assert members.add_peer(b"shard-0", hello(0), 0.0) == []
     assert (indexes(members), members.version, members.gateway_count) == ([0, 1], 2, 0)
+
+
+def starting(index: int, boot: str = "boot-1") -> Join:
+    return msgspec.structs.replace(hello(index, boot), is_starting=True)
+
+
+def test_a_new_shard_that_starts_is_in_the_ring_when_it_can_take_users() -> None:
+    """Until then its users would be sent to it for nothing."""
+    members = Membership()
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-1", starting(1), 0.0)
+    assert (indexes(members), members.version) == ([0], 1)
+    members.add_peer(b"shard-1", starting(1), 1.0)
+    assert (indexes(members), members.version) == ([0], 1)
+    members.add_peer(b"shard-1", hello(1), 2.0)
+    assert (indexes(members), members.version) == ([0, 1], 2)
+    members.add_peer(b"shard-1", starting(1), 3.0)  # one message that was late takes nobody away
+    assert (indexes(members), members.version) == ([0, 1], 2)
+
+
+def test_a_shard_that_starts_again_in_its_place_stays_in_the_ring() -> None:
+    """Its users wait for it for a moment, which moves fewer than to another one and back."""
+    members = Membership()
+    members.add_peer(b"shard-0", hello(0), 0.0)
+    members.add_peer(b"shard-1", hello(1), 0.0)
+    [gone] = members.add_peer(b"shard-1b", starting(1, "boot-2"), 1.0)
+    assert gone.incarnation == "boot-1"
+    assert indexes(members) == [0, 1]
 
 
 def test_a_gateway_joins_without_changing_the_ring() -> None:
