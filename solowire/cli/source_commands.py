@@ -13,6 +13,7 @@ import click
 from solowire.cli.bind9_parts import make_bind9_parts
 from solowire.cli.command_options import PathOption, check_texts, load_settings, read_zones, remote
 from solowire.cli.command_tokens import make_token
+from solowire.cli.system_parts import make_forwarders_parts, make_host_parts
 from solowire.model.access import PUBLISH
 from solowire.runtime.settings import Settings
 
@@ -110,6 +111,65 @@ def print_rules() -> None:
     from solowire.sources.bind9.security.security_rule import DEFAULT_RULES
 
     click.echo(DEFAULT_RULES, nl=False)
+
+
+@source.command()
+@click.option(
+    "--forwarder",
+    "addresses",
+    multiple=True,
+    help="A forwarder, such as 192.0.2.1 or 192.0.2.1#5353. May be given more than once.",
+)
+@click.option(
+    "--named-conf", type=PathOption(readable=False), help="Probe the forwarders that named's configuration names."
+)
+@click.option("--name", help="The name to ask for. [default: the root]")
+@click.option("--type", help="The record type to ask for. [default: SOA]")
+@click.option("--interval-s", "interval", type=float, help="Seconds between two reports of a forwarder. [default: 30]")
+@click.option("--server", help="What to call the server that forwards. [default: this host's name]")
+@remote
+def forwarders(
+    config: Path | None,
+    addresses: tuple[str, ...],
+    named_conf: Path | None,
+    name: str | None,
+    type: str | None,
+    interval: float | None,
+    server: str | None,
+    **options: Any,
+) -> None:
+    """Publishes how the servers are to which a name server forwards.
+
+    Each is asked a real query every few seconds. A change of its status is told at once, its figures at an interval.
+    """
+    check_texts()
+    probed = {
+        "addresses": list(addresses) or None,
+        "named_conf": named_conf,
+        "name": name,
+        "type": type,
+        "interval_s": interval,
+    }
+    settings = load_settings(config, "source", source={"server": server, "forwarders": probed}, **options)
+    _run_source("forwarders", settings, make_forwarders_parts)
+
+
+@source.command()
+@click.option("--interval-s", "interval", type=float, help="Seconds between two measurements. [default: 30]")
+@click.option("--process", "processes", multiple=True, help="A process to measure, by its name. [default: named]")
+@click.option("--server", help="What to call the host. [default: its name]")
+@remote
+def host(
+    config: Path | None, interval: float | None, processes: tuple[str, ...], server: str | None, **options: Any
+) -> None:
+    """Publishes the load of this host, and alerts when it stays above thresholds.
+
+    CPU, memory, disks, network, and named's own process; in a container, what can be seen there.
+    """
+    check_texts()
+    measured = {"interval_s": interval, "processes": list(processes) or None}
+    settings = load_settings(config, "source", source={"server": server, "host": measured}, **options)
+    _run_source("host", settings, make_host_parts)
 
 
 def _run_source(

@@ -74,7 +74,11 @@ class HealthUpdate(Payload, kw_only=True, frozen=True):
 
 
 class HealthAlert(Payload, kw_only=True, frozen=True):
-    """Something that is watched is unwell, or well again. `type` says what kind of alert it is."""
+    """Something that is watched is unwell, or well again. `type` says what kind of alert it is.
+
+    host, metric, subject: where and of what, such as `disk_usage` of `/var`; value, threshold: in the unit of `metric`.
+    resolved: it is over; `id` is the same as when it began.
+    """
 
     level: Literal["info", "warning", "critical"]
     message: Text
@@ -84,6 +88,12 @@ class HealthAlert(Payload, kw_only=True, frozen=True):
     forwarder_name: str | None = None
     created_at: Time | None = None
     acknowledged: bool | None = None
+    host: str | None = None
+    metric: str | None = None
+    subject: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+    resolved: bool | None = None
 
 
 class ForwarderStatusChange(Payload, kw_only=True, frozen=True):
@@ -97,7 +107,11 @@ class ForwarderStatusChange(Payload, kw_only=True, frozen=True):
 
 
 class ForwarderHealth(Payload, kw_only=True, frozen=True):
-    """The newest measurement of one forwarder: status, round trip in milliseconds, loss in percent."""
+    """The newest measurement of one forwarder: status, round trip in milliseconds, loss in percent.
+
+    rtt_p50_ms, rtt_p95_ms, loss, servfail_ratio: of the last minutes; probes: how many queries they are made of.
+    views, zones: of the name server that forwards to it; none for all. last_changed: when the status did.
+    """
 
     forwarder_id: RequiredId
     status: Word
@@ -106,7 +120,14 @@ class ForwarderHealth(Payload, kw_only=True, frozen=True):
     server_ip: str | None = None
     port: Port | None = None
     rtt_ms: Millis | None = None
+    rtt_p50_ms: Millis | None = None
+    rtt_p95_ms: Millis | None = None
     loss: Percent | None = None
+    servfail_ratio: Percent | None = None
+    probes: Count | None = None
+    views: list[str] | None = None
+    zones: list[str] | None = None
+    last_changed: Time | None = None
     consecutive_failures: Count | None = None
     healthy_servers: Count | None = None
     total_servers: Count | None = None
@@ -399,15 +420,58 @@ class RpzHit(Payload, kw_only=True, frozen=True):
     view: str | None = None
 
 
+class DiskUsage(msgspec.Struct, kw_only=True, frozen=True):
+    """One file system within `system_metrics`. path: where it is mounted."""
+
+    path: str
+    usage: Percent | None = None
+    used_bytes: Bytes | None = None
+    total_bytes: Bytes | None = None
+
+
+class NetworkUsage(msgspec.Struct, kw_only=True, frozen=True):
+    """One network interface within `system_metrics`. Errors and drops are those of both directions."""
+
+    name: str
+    received_bytes_per_second: Rate | None = None
+    sent_bytes_per_second: Rate | None = None
+    errors_per_second: Rate | None = None
+    drops_per_second: Rate | None = None
+
+
+class ProcessUsage(msgspec.Struct, kw_only=True, frozen=True):
+    """One process within `system_metrics`. cpu_usage: percent of one core, so that it may be over 100."""
+
+    name: str
+    pid: Count | None = None
+    cpu_usage: Rate | None = None
+    memory_bytes: Bytes | None = None
+    threads: Count | None = None
+    open_files: Count | None = None
+    uptime_s: Seconds | None = None
+
+
 class SystemMetrics(Payload, kw_only=True, frozen=True):
-    """Load of one host: CPU, memory and disk in percent, rates per second, uptime in seconds."""
+    """Load of one host: CPU, memory and disk in percent, rates per second, uptime in seconds.
+
+    disk_usage: of the root, or of the fullest file system. In a container memory is that of its limit, if it has one.
+    """
 
     cpu_usage: Percent
     memory_usage: Percent | None = None
     disk_usage: Percent | None = None
     host: str | None = None
     load_1m: Rate | None = None
+    load_5m: Rate | None = None
+    load_15m: Rate | None = None
+    cpu_count: Count | None = None
     memory_bytes: Bytes | None = None
+    memory_total_bytes: Bytes | None = None
+    swap_usage: Percent | None = None
+    swap_bytes: Bytes | None = None
+    disks: list[DiskUsage] | None = None
+    network: list[NetworkUsage] | None = None
+    processes: list[ProcessUsage] | None = None
     active_connections: Count | None = None
     uptime_s: Seconds | None = None
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from solowire.runtime.settings.section import PathList, Section, Table, TextList
+from solowire.runtime.settings.section import PathList, Section, Table, TextList, make_conflict
 
 
 class QueriesSettings(Section):
@@ -100,6 +100,66 @@ class DriftSettings(Section):
     allows_unknown: bool = Field(False, description="a change whose author the update log doesn't tell is no drift")
 
 
+class ForwardersSettings(Section):
+    """The forwarders that are probed. Shares are in percent."""
+
+    addresses: TextList = Field(
+        default_factory=list, description="the forwarders, such as 192.0.2.1 or 192.0.2.1#5353; or see named_conf"
+    )
+    named_conf: Path | None = Field(None, description="named's configuration, whose forwarders are probed")
+    name: str = Field(".", min_length=1, max_length=255, description="the name that probes ask for")
+    type: str = Field("SOA", min_length=1, max_length=32, description="the record type that probes ask for")
+    interval_s: float = Field(30.0, ge=1, le=86_400, description="between two forwarder_health of one forwarder")
+    probe_interval_s: float = Field(
+        5.0, ge=0.1, le=3600, description="between two probes of one forwarder; a tenth more or less each time"
+    )
+    timeout_s: float = Field(2.0, ge=0.05, le=60, description="for an answer, until it counts as lost")
+    concurrency: int = Field(20, ge=1, le=20, description="probes at once; more would falsify each other's round trips")
+    window_s: float = Field(120.0, ge=1, le=86_400, description="of which loss, SERVFAIL and round trips are made")
+    failures: int = Field(3, ge=1, le=100, description="probes in a row that fail, and it is unhealthy")
+    recoveries: int = Field(3, ge=1, le=100, description="probes in a row that succeed, and it is not any more")
+    degraded_rtt_ms: float = Field(500.0, gt=0, le=60_000, description="95th percentile from which on it is degraded")
+    degraded_loss_percent: float = Field(
+        20.0, gt=0, le=100, description="share of lost probes from which on it is degraded"
+    )
+    degraded_servfail_percent: float = Field(
+        20.0, gt=0, le=100, description="share of SERVFAIL from which on it is degraded"
+    )
+
+
+class HostSettings(Section):
+    """The measurements of a host, and when they are an alert. Usages are in percent; a threshold of 0 is off."""
+
+    interval_s: float = Field(30.0, ge=1, le=86_400, description="between two system_metrics")
+    disks: TextList = Field(
+        default_factory=list,
+        description="where the file systems are mounted that are measured; default: all local ones",
+    )
+    processes: TextList = Field(["named"], description="names of the processes that are measured")
+    cpu_warning_percent: float = Field(90.0, ge=0, le=100, description="CPU usage that is a warning")
+    cpu_critical_percent: float = Field(98.0, ge=0, le=100, description="CPU usage that is critical")
+    memory_warning_percent: float = Field(90.0, ge=0, le=100, description="memory usage that is a warning")
+    memory_critical_percent: float = Field(97.0, ge=0, le=100, description="memory usage that is critical")
+    swap_warning_percent: float = Field(80.0, ge=0, le=100, description="swap usage that is a warning")
+    disk_warning_percent: float = Field(85.0, ge=0, le=100, description="usage of a file system that is a warning")
+    disk_critical_percent: float = Field(95.0, ge=0, le=100, description="usage of a file system that is critical")
+    load_warning_per_core: float = Field(
+        4.0, ge=0, le=1000, description="load of one minute per core that is a warning"
+    )
+    alert_after: int = Field(3, ge=1, le=100, description="measurements in a row until an alert begins, or is over")
+    ease_percent: float = Field(
+        5.0, ge=0, le=50, description="how far below its threshold a usage has to be to be over"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> HostSettings:
+        for name in ("cpu", "memory", "disk"):
+            warning, critical = f"{name}_warning_percent", f"{name}_critical_percent"
+            if 0 < getattr(self, critical) < getattr(self, warning):
+                raise make_conflict("{} must not be above {}", warning, critical)
+        return self
+
+
 class SourceSettings(Section):
     """The sources: `solowire source …`."""
 
@@ -115,3 +175,5 @@ class SourceSettings(Section):
     configuration: ConfigurationSettings = ConfigurationSettings()
     security: SecuritySettings = SecuritySettings()
     drift: DriftSettings = DriftSettings()
+    forwarders: ForwardersSettings = ForwardersSettings()
+    host: HostSettings = HostSettings()

@@ -83,7 +83,7 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_every_setting_says_its_unit() -> None:
     """A number of seconds, milliseconds or bytes has its unit in its name; a rate is per second, a burst a count."""
-    units = ("_s", "_ms", "_bytes", "_per_s", "rate", "burst", "_per_address", "_per_user")
+    units = ("_s", "_ms", "_bytes", "_percent", "_per_s", "_per_core", "rate", "burst", "_per_address", "_per_user")
     named = [name for name, field in settings_of() if field.annotation is float and not name.endswith(units)]
     assert named == ["legacy_expiry_grace"]  # operators of old frontends were given that name
 

@@ -1,0 +1,1 @@
+"""The forwarders source: probes of the servers to which a name server forwards."""
