@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,9 @@ def normalize_key(name: str) -> str:
 
 def _add_key(keys: dict[str, dns.tsig.Key], name: str, secret: str, algorithm: str) -> None:
     try:
-        key = dns.tsig.Key(name, secret, algorithm.lower())
+        key = dns.tsig.Key(name, base64.b64decode(secret, validate=True), algorithm.lower())
+        if not key.secret:
+            raise ValueError("it is empty")
         dns.tsig.get_context(key)  # type: ignore[no-untyped-call]
     except (dns.exception.DNSException, ValueError, NotImplementedError):
         raise ConfigError(
