@@ -117,7 +117,8 @@ class UpdateAuthors:
                 return found
             self._noted.clear()
             try:
-                await asyncio.wait_for(self._noted.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._noted.wait()
             except TimeoutError:
                 return self.take_author(zone, view, changed)
 

@@ -28,6 +28,7 @@ from solowire.sources.bind9.zones.transfer_reader import TransferItem, TransferR
 QUERY_S = 3.0
 CONNECT_S = 5.0
 ANSWER_S = 30.0
+_SHORT_BYTES = 4_096  # longer messages are read in a thread: one of 64 KB takes a tenth of a second
 
 
 class ZoneClient:
@@ -89,7 +90,12 @@ class ZoneClient:
         try:
             writer.write(len(wire).to_bytes(2, "big") + wire)
             while not reader.is_done:
-                for item in reader.read_message(await self._read_message(stream)):
+                message = await self._read_message(stream)
+                if len(message) > _SHORT_BYTES:
+                    items = await asyncio.to_thread(reader.read_message, message)
+                else:
+                    items = reader.read_message(message)
+                for item in items:
                     yield item
         finally:
             writer.transport.abort()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -87,7 +88,7 @@ class ZoneStore:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise self._explain(error) from None
-            self._set_aside(error)
+            self.set_aside(error)
             try:
                 self._db = self._open()
             except sqlite3.Error as again:
@@ -122,7 +123,8 @@ class ZoneStore:
             f"the zones can't be kept in {self.path}: {error}; choose another directory with --state-dir"
         )
 
-    def _set_aside(self, error: sqlite3.Error) -> None:
+    def set_aside(self, error: sqlite3.Error) -> None:
+        """Puts a damaged file out of the way, so that the next start begins anew. Raises ConfigError."""
         aside = self.path.with_suffix(".damaged")
         try:
             self.path.replace(aside)
@@ -139,8 +141,15 @@ class ZoneStore:
             hint="set aside: changes since it was written are missed",
         )
 
+    def interrupt(self) -> None:
+        """Has what is under way in another thread end with an error; to be called from any thread."""
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self._db.interrupt()
+
     def close(self) -> None:
-        """Gives the file back."""
+        """Gives the file back. Closing twice does no harm."""
+        with suppress(sqlite3.Error):
+            self._db.execute("SELECT 1")  # else an `interrupt` of before keeps it from emptying its log
         self._db.close()
 
     # ------------------------------------------------------------------------------------------ zones

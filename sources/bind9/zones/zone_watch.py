@@ -35,6 +35,10 @@ REPORT_S = 60.0
 RETRY_S = 5.0
 LARGE_S = 600.0
 """Until a zone that is too large is asked for again."""
+LIST_S = 1.0
+"""Between two lists of zones, at least, however many zones are said to be new."""
+CANCEL_S = 0.5
+"""Until those that have not ended are cancelled again."""
 AWAY_S = 1.0
 """For which nobody asks a server that did not answer."""
 BEGIN_S = 10.0
@@ -85,10 +89,12 @@ class ZoneWatch:
         self._troubles: dict[ZoneName | str, TransferError] = {}
         self._said: dict[ZoneName | str, str] = {}
         self._said_at = 0.0
+        self._several: set[str] = set()
         self._away_until = 0.0
         self._changed = asyncio.Event()  # something is due, or may be
         self._list_now = asyncio.Event()
         self._began_at = 0.0
+        self._is_over = False
 
     # ------------------------------------------------------------------------------------------ hints
 
@@ -123,9 +129,13 @@ class ZoneWatch:
             for task in done:
                 task.result()
         finally:
-            for task in (*tasks, stopping):
-                task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            self._is_over = True
+            remaining = {*tasks, stopping}
+            while remaining:  # a cancellation may be swallowed where something ends at that moment (wait_for, in 3.11)
+                for task in remaining:
+                    task.cancel()
+                _, remaining = await asyncio.wait(remaining, timeout=CANCEL_S)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _load_zones(self, held: list[HeldZone]) -> None:
         """Takes up what is held: with names in the settings, what they name; else what was found last time."""
@@ -154,7 +164,7 @@ class ZoneWatch:
     # ------------------------------------------------------------------------------------------ each zone
 
     async def _work(self) -> None:
-        while True:
+        while not self._is_over:
             now = self._clock()
             if now < self._away_until:
                 await asyncio.sleep(self._away_until - now)
@@ -165,7 +175,8 @@ class ZoneWatch:
                 next_at = self._queue.find_next_at()
                 wait = None if next_at is None else max(0.0, next_at - now)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
                 continue
             await self._look_at(*taken)
 
@@ -215,6 +226,7 @@ class ZoneWatch:
         async with httpx.AsyncClient(trust_env=False) as http:
             while True:
                 self._list_now.clear()
+                listed_at = self._clock()
                 try:
                     await self._take_listing(await list_server_zones(http, url))
                     self._troubles.pop(_LISTING, None)
@@ -226,20 +238,30 @@ class ZoneWatch:
                     self._troubles[_LISTING] = self._explain_disk(error)
                     wait = RETRY_S
                 self._say_state()
-                try:
-                    await asyncio.wait_for(self._list_now.wait(), wait)
-                    await asyncio.sleep(0.1)  # a NOTIFY of each of many new zones asks for one list
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._list_now.wait()
+                await asyncio.sleep(max(0.0, min(wait, listed_at + LIST_S - self._clock())))
 
     async def _take_listing(self, listing: list[ListedZone]) -> None:
         """Takes up new zones, and tells of those that are gone."""
         is_first = not await self._call(self._store.has_listing)
         found: dict[ZoneName, int | None] = {}
+        several: set[str] = set()
         for zone in listing:
             name = ZoneName(zone.zone, zone.view if None not in self._keys else None)
-            if name.view in self._keys:
-                found.setdefault(name, zone.serial)
+            if name in found:
+                several.add(zone.zone)
+            elif name.view in self._keys:
+                found[name] = zone.serial
+        if several - self._several:
+            self._several = several
+            logger.warning(
+                "zones_in_several_views",
+                zones=sorted(several)[:_SHOWN],
+                count=len(several),
+                hint="only what the server shows this agent is watched; name the views in source.zones.views",
+            )
         self._serials = found
         fresh = [name for name in found if name not in self._zones]
         if fresh:

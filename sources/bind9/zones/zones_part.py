@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class ZonesPart:
         settings = self._settings
         if settings.views:
             return {
-                view: choose_key(self._key_file, key, f"source.zones.views.{view}")
+                view: choose_key(self._key_file, key, f"source.zones.views.{view}") if key else None
                 for view, key in settings.views.items()
             }
         if not self._key_file and settings.key is None:
@@ -127,10 +128,18 @@ class ZonesPart:
                 )
                 await listener.open()
             await watch.run(stop)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            await asyncio.to_thread(thread.close)
+            store.close()
+            store.set_aside(error)
+            raise  # the part is begun anew, with an empty file
         finally:
             if listener is not None:
                 listener.close()
-            thread.close()
+            store.interrupt()
+            await asyncio.to_thread(thread.close)
             store.close()
 
 

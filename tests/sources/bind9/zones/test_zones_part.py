@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,75 @@ async def test_what_the_server_refuses_is_said_with_the_way_out(tmp_path: Path) 
             assert "SERVFAIL" in str(zones.status.reason)
         async with watch_zones(server, tmp_path / "4", running=False, max_zone_records=2) as zones:
             assert "max_zone_records" in str(zones.status.reason)
+
+
+async def test_what_named_itself_maintains_in_a_signed_zone_is_only_counted(tmp_path: Path) -> None:
+    """Signatures and the like are no changes of their own; with the setting empty they are."""
+    port = free_ports(1)
+    keys = tmp_path / "ns" / "keys"
+    keys.mkdir(parents=True)
+    more = (
+        'zone "z.example" { type primary; file "z.example.zone"; dnssec-policy default; inline-signing yes; '
+        f'key-directory "{keys}"; }};'
+    )
+    server = BindServer(tmp_path / "ns", notify=[port], more=more)
+    server.write_zone("z.example", ZONE)
+    with server:
+        async with watch_zones(server, tmp_path / "state", notify=f"127.0.0.1#{port}") as zones:
+            await zones.wait_until(lambda: "RRSIG" in server.dig("z.example", "SOA", "+dnssec"), "signed")
+            await update(server, "add a.z.example 60 A 192.0.2.7")
+            await zones.wait_until(lambda: bool(zones.changes()), "told")
+            assert [change[1:] for change in zones.changes()] == [
+                ("created", "a.z.example", "A", None, (60, ("192.0.2.7",)))
+            ]
+            assert any(data.get("left_out", {}).get("RRSIG") for data in zones.outlet.of_type("zone_updated"))
+        async with watch_zones(server, tmp_path / "all", left_out_types=[]) as zones:
+            await update(server, "add b.z.example 60 A 192.0.2.7")
+            await zones.wait_until(lambda: {"A", "RRSIG"} <= {change[3] for change in zones.changes()}, "told")
+
+
+async def test_a_stop_does_not_wait_for_a_gateway_that_is_away(tmp_path: Path) -> None:
+    """What could not be told is told at the next start."""
+
+    class AwayOutlet(RecordedOutlet):
+        async def drain_changes(self) -> None:
+            await asyncio.Event().wait()
+
+    with BindServer(tmp_path / "ns", zones={"z.example": ZONE}) as server:
+        async with watch_zones(server, tmp_path / "state"):
+            pass
+        away = AwayOutlet()
+        async with asyncio.timeout(60), watch_zones(server, tmp_path / "state", outlet=away) as zones:
+            await update(server, "add a.z.example 60 A 192.0.2.7")
+            await zones.reach(2)
+        async with watch_zones(server, tmp_path / "state") as zones:
+            await zones.reach(2)
+            assert [event["id"] for event in zones.outlet.events] == [event["id"] for event in away.events]
+
+
+async def test_a_file_that_is_damaged_while_it_is_used_is_set_aside(tmp_path: Path) -> None:
+    """The part fails once, and its next run begins anew."""
+    with BindServer(tmp_path / "ns", zones={"z.example": ZONE}) as server:
+        async with watch_zones(server, tmp_path / "state"):
+            pass
+        [path] = (tmp_path / "state").glob("*.sqlite")
+        content = path.read_bytes()
+        path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+        with pytest.raises(sqlite3.DatabaseError):
+            async with watch_zones(server, tmp_path / "state"):
+                pass
+        async with watch_zones(server, tmp_path / "state") as zones:
+            await update(server, "add a.z.example 60 A 192.0.2.7")
+            await zones.reach(2)
+        assert path.with_suffix(".damaged").exists()
+
+
+async def test_a_notify_that_is_lost_is_made_up_for_by_the_poll(tmp_path: Path) -> None:
+    """Nobody notifies here."""
+    with BindServer(tmp_path / "ns", zones={"z.example": ZONE}) as server:
+        async with watch_zones(server, tmp_path / "state", notify=f"127.0.0.1#{free_ports(1)}") as zones:
+            await update(server, "add a.z.example 60 A 192.0.2.7")
+            await zones.reach(2)
 
 
 async def test_a_second_agent_with_the_same_state_is_refused(tmp_path: Path) -> None:
