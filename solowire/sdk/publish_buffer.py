@@ -55,23 +55,21 @@ class PublishBuffer:
     def append(self, item: bytes) -> int:
         """Adds an event at the end and returns its number. From any thread; raises BufferFull."""
         with self._lock:
-            if not self.append_many((item,)):
+            if len(self._queue) + len(self._sending) >= self._limit:
                 raise BufferFull(self._limit)
+            self._queue.append(item)
+            self._appended_count += 1
+            self._wake()
             return self._appended_count
 
     def append_many(self, items: Sequence[bytes]) -> int:
         """Adds as many of the events as there is room for, and returns how many that were. From any thread."""
         with self._lock:
             count = min(len(items), max(self._limit - self.waiting_count, 0))
-            if not count:
-                return 0
-            self._queue.extend(items[:count])
-            self._appended_count += count
-            if threading.get_ident() == self._thread_id:
-                self._notice()
-            elif self._loop is not None and not self._is_waking:
-                self._is_waking = True
-                self._loop.call_soon_threadsafe(self._notice)
+            if count:
+                self._queue.extend(items[:count])
+                self._appended_count += count
+                self._wake()
             return count
 
     def is_settled(self, number: int) -> bool:
@@ -120,6 +118,17 @@ class PublishBuffer:
         self._has_ended = True
         self._settled.set()
         self._room.set()
+
+    def _wake(self) -> None:
+        """Has the loop look into the queue; in its own thread at once."""
+        if threading.get_ident() == self._thread_id:
+            if not self._arrived.is_set():  # it knows nothing yet of what is there
+                self._notice()
+            elif len(self._queue) >= self._batch:
+                self._enough.set()
+        elif self._loop is not None and not self._is_waking:
+            self._is_waking = True
+            self._loop.call_soon_threadsafe(self._notice)
 
     def _notice(self) -> None:
         with self._lock:
