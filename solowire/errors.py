@@ -19,6 +19,7 @@
      │    └── BufferFull       the publisher holds as many unsent events as it may
      ├── DnstapError         what a name server sent by dnstap and can't be understood: counted and left out
      ├── TransferError       a name server's answer that can't be used: said with the way out, and asked for again
+     ├── StatisticsError     a name server's statistics channel that gives no figures: said, and asked again
      └── BackplaneError      a message between our own processes that can't be decoded: counted and dropped
 
 Exceptions carry data and build their own text, so that whoever catches one decides on the data. Foreign exceptions
@@ -286,6 +287,14 @@ class TransferError(SolowireError):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class StatisticsError(SolowireError):
+    """The statistics channel of a name server gives no figures. is_refused: nobody listens there."""
+
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
 
 
 class BackplaneError(SolowireError):

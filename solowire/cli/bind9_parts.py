@@ -15,9 +15,11 @@ from solowire.runtime.settings import Settings
 if TYPE_CHECKING:
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import SourcePart
+    from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
     from solowire.sources.bind9.queries.query_observer import QueryObserver
     from solowire.sources.bind9.security.drift_part import DriftPart
     from solowire.sources.bind9.security.security_part import SecurityPart
+    from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.server.config_part import ConfigPart
     from solowire.sources.bind9.server.server_lines import SecurityObserver
     from solowire.sources.bind9.zones.observed_change import ChangeObserver
@@ -26,16 +28,21 @@ if TYPE_CHECKING:
 
 def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[SourcePart]:
     """The parts that are set up. Raises ConfigError if there are none."""
+    from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
     authors = UpdateAuthors(settings.source.zones.actors)
     security = _make_security_parts(settings, outlet)
     drift = _make_drift_parts(settings, outlet)
     configuration = _make_configuration_parts(settings, outlet)
+    dnstap = _make_dnstap_parts(settings, outlet, security)
+    state = BindState(outlet.server)
     parts: list[SourcePart] = [
+        *dnstap,
         *_make_query_parts(settings, outlet, security),
         *configuration,
-        *_make_server_log_parts(settings, outlet, authors, security, configuration),
+        *_make_server_log_parts(settings, outlet, state, authors, security, configuration),
+        *_make_statistics_parts(settings, outlet, state, dnstap),
         *_make_zone_parts(settings, outlet, authors, [part.observe_change for part in drift]),
         *drift,
     ]
@@ -85,11 +92,31 @@ def _make_drift_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Drift
     return [DriftPart(pipelines, outlet, allows_unknown=drift.allows_unknown)]
 
 
+def _make_dnstap_parts(
+    settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
+) -> Sequence[DnstapPart]:
+    """What is told of queries by dnstap. observers: are told of each."""
+    from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
+
+    queries = settings.source.queries
+    if queries.dnstap is None:
+        return ()
+    return [
+        DnstapPart(
+            queries.dnstap,
+            outlet,
+            group=queries.dnstap_group,
+            zones=queries.zones,
+            stats_interval_s=queries.stats_interval_s,
+            observers=observers,
+        )
+    ]
+
+
 def _make_query_parts(
     settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
 ) -> Sequence[SourcePart]:
-    """What tells of queries. observers: are told of each."""
-    from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
+    """What reads queries in the query log. observers: are told of each."""
     from solowire.sources.bind9.queries.query_log_agent import QueryLines
     from solowire.sources.files.log_part import LogPart
     from solowire.sources.files.pipe_part import STANDARD_INPUT, PipePart
@@ -97,17 +124,6 @@ def _make_query_parts(
     queries = settings.source.queries
     if queries.query_log is not None and queries.dnstap is not None:
         raise ConfigError("--dnstap and --query-log together would tell of each query twice; name one of them")
-    if queries.dnstap is not None:
-        return [
-            DnstapPart(
-                queries.dnstap,
-                outlet,
-                group=queries.dnstap_group,
-                zones=queries.zones,
-                stats_interval_s=queries.stats_interval_s,
-                observers=observers,
-            )
-        ]
     if queries.query_log is None:
         return ()
     lines = QueryLines(queries.zones, observers)
@@ -142,16 +158,17 @@ def _make_configuration_parts(settings: Settings, outlet: EventOutlet) -> Sequen
 def _make_server_log_parts(
     settings: Settings,
     outlet: EventOutlet,
+    state: BindState,
     authors: UpdateAuthors,
     security: Sequence[SecurityObserver],
     configuration: Sequence[ConfigPart],
 ) -> Sequence[SourcePart]:
     """What tells of reloads, status, policy hits, refusals and updates: one part for each log."""
-    from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.server.reload_log import ReloadLog
     from solowire.sources.bind9.server.secret_mask import SecretMask
     from solowire.sources.bind9.server.server_lines import ServerLines
     from solowire.sources.files.log_part import LogPart
+    from solowire.sources.files.pipe_part import STANDARD_INPUT, PipePart
 
     server_log = settings.source.server_log
     if not server_log.files:
@@ -160,24 +177,33 @@ def _make_server_log_parts(
     mask_line = configuration[0].mask_line if configuration else SecretMask(b"").mask_text
     lines = ServerLines(
         ReloadLog(mask_line),
-        BindState(outlet.server),
+        state,
         authors=authors,
         security=security,
         outcomes=configuration,
     )
-    return [
-        LogPart(
-            path,
-            lines,
-            name=name,
-            url=settings.url,
-            token=make_token(settings, PUBLISH),
-            server=outlet.server,
-            from_start=server_log.from_start,
-            state_dir=_find_state_dir(settings) / "server_log",  # a file may hold queries, too, and has two places then
-        )
-        for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True)
-    ]
+    if STANDARD_INPUT in server_log.files and settings.source.queries.query_log == STANDARD_INPUT:
+        raise ConfigError("standard input can be one log: name a file with --query-log or with --log")
+    url, token, server = settings.url, make_token(settings, PUBLISH), outlet.server
+    state_dir = _find_state_dir(settings) / "server_log"  # a file may hold queries, too, and has two places then
+    parts: list[SourcePart] = []
+    for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True):
+        if path == STANDARD_INPUT:
+            parts.append(PipePart(lines, name=name, url=url, token=token, server=server))
+        else:
+            parts.append(
+                LogPart(
+                    path,
+                    lines,
+                    name=name,
+                    url=url,
+                    token=token,
+                    server=server,
+                    from_start=server_log.from_start,
+                    state_dir=state_dir,
+                )
+            )
+    return parts
 
 
 def _make_zone_parts(
@@ -190,6 +216,33 @@ def _make_zone_parts(
     if zones.address is None:
         return ()
     return [ZonesPart(zones, outlet, _find_state_dir(settings), authors=authors, observers=observers)]
+
+
+def _make_statistics_parts(
+    settings: Settings, outlet: EventOutlet, state: BindState, dnstap: Sequence[DnstapPart]
+) -> Sequence[SourcePart]:
+    """What asks the statistics channel."""
+    from solowire.sources.bind9.server.statistics_part import StatisticsPart
+
+    statistics = settings.source.statistics
+    if statistics.url is None:
+        return ()
+    if not statistics.url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{statistics.url!r} is no address of a statistics channel: --statistics wants one such as "
+            "http://127.0.0.1:8053"
+        )
+    return [
+        StatisticsPart(
+            statistics.url,
+            outlet,
+            state,
+            interval_s=statistics.interval_s,
+            zones_interval_s=statistics.zones_interval_s,
+            counts_queries=not dnstap,
+            drop_observers=[part.note_drops for part in dnstap],
+        )
+    ]
 
 
 def _name_log_parts(paths: Sequence[Path]) -> list[str]:

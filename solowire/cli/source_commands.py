@@ -42,6 +42,7 @@ def source() -> None:
 @click.option(
     "--named-conf", type=PathOption(readable=False), help="named's configuration: its changes, and what became of them."
 )
+@click.option("--statistics", metavar="URL", help="named's statistics channel, such as http://127.0.0.1:8053.")
 @click.option("--rules", type=PathOption(readable=False), help="Rules for security findings. [default: built in]")
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
@@ -65,6 +66,7 @@ def bind9(
     dnstap: Path | None,
     logs: tuple[Path, ...],
     named_conf: Path | None,
+    statistics: str | None,
     rules: Path | None,
     server: str | None,
     zones: str | None,
@@ -99,6 +101,7 @@ def bind9(
         "server_log": {"files": list(logs) or None, "from_start": from_start},
         "zones": watched,
         "configuration": {"named_conf": named_conf},
+        "statistics": {"url": statistics},
         "security": {"rules": rules},
     }
     settings = load_settings(config, "source", source=given, **options)

@@ -284,6 +284,7 @@ class BindStatus(Payload, kw_only=True, frozen=True):
     """How one BIND server is doing. boot_time: when it started; config_time: when it last read its configuration.
 
     cache_bytes, memory_bytes: of its cache, and of all that it has allocated. hit_ratio: of the cache, percent.
+    serials: of its zones, of hundreds those that changed last; a view's name stands behind the zone's, after a slash.
     """
 
     status: Literal["running", "stopped", "unknown"]
@@ -292,6 +293,7 @@ class BindStatus(Payload, kw_only=True, frozen=True):
     boot_time: Time | None = None
     config_time: Time | None = None
     zones: Count | None = None
+    serials: dict[str, Serial] | None = None
     memory_bytes: Bytes | None = None
     cache_bytes: Bytes | None = None
     cache_entries: Count | None = None

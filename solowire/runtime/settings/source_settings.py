@@ -81,6 +81,19 @@ class ConfigurationSettings(Section):
     named_conf: Path | None = Field(None, description="named's configuration; what it includes is watched, too")
 
 
+class StatisticsSettings(Section):
+    """The statistics channel of a BIND 9 server."""
+
+    url: str | None = Field(None, description="its address, such as http://127.0.0.1:8053")
+    interval_s: float = Field(10.0, ge=10, le=3600, description="how often it is asked")
+    zones_interval_s: float = Field(
+        300.0,
+        ge=10,
+        le=86_400,
+        description="how often it is asked for all zones, a long answer where there are thousands",
+    )
+
+
 class SecuritySettings(Section):
     """Findings about what clients do, by rules: queries, policy hits and refused requests that other parts read."""
 
@@ -173,6 +186,7 @@ class SourceSettings(Section):
     server_log: ServerLogSettings = ServerLogSettings()
     zones: ZonesSettings = ZonesSettings()
     configuration: ConfigurationSettings = ConfigurationSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
     security: SecuritySettings = SecuritySettings()
     drift: DriftSettings = DriftSettings()
     forwarders: ForwardersSettings = ForwardersSettings()

@@ -14,7 +14,7 @@ class BindState:
 
     def __init__(self, server: str) -> None:
         self.server = server
-        self.status: Literal["running", "stopped", "unknown"] = "unknown"
+        self.status: Literal["running", "stopped", "unknown"] | None = None  # nobody has looked yet
         self.reason: str | None = None
         self.version: str | None = None
         self.measured: dict[str, Any] = {}
@@ -29,5 +29,10 @@ class BindState:
 
     def make_payload(self) -> dict[str, Any]:
         """The data of a `bind_status`."""
-        data = {"server": self.server, "status": self.status, "reason": self.reason, "version": self.version}
+        data = {
+            "server": self.server,
+            "status": self.status or "unknown",
+            "reason": self.reason,
+            "version": self.version,
+        }
         return {name: value for name, value in (data | self.measured).items() if value is not None}

@@ -1,0 +1,178 @@
+"""The statistics channel of a server as a part of the BIND 9 source.
+
+Only the two small answers are asked for often: named stops for the making of an answer, and the one with all zones is
+long where there are thousands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import structlog
+
+from solowire.errors import StatisticsError, TransferError
+from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.bind9.server.bind_state import BindState
+from solowire.sources.bind9.server.server_statistics import (
+    ServerFigures,
+    is_restarted,
+    make_measured,
+    make_query_figures,
+    parse_memory,
+    parse_server,
+)
+from solowire.sources.bind9.zones.zone_listing import list_server_zones
+
+ANSWER_BYTES = 8 * 2**20
+ANSWER_S = 5.0
+AWAY_S = 1.0
+"""Between two questions while named is away: its start is seen soon."""
+AGAIN_S = 60.0
+SERIALS = 200
+"""Of a server with more zones, those that changed last."""
+
+STATUS_TYPE = "bind_status"
+FIGURES_TYPE = "dns_query_stats"
+
+logger = structlog.get_logger()
+
+_WAY_OUT = (
+    "is named running, with `statistics-channels { inet 127.0.0.1 port 8053 allow { 127.0.0.1; }; };` in its "
+    "configuration? Trying on"
+)
+
+
+class StatisticsPart:
+    """Asks one server's statistics channel every `interval_s` seconds, and for its zones every `zones_interval_s`.
+
+    url: such as http://127.0.0.1:8053. state: what is known of the server, also by its log. counts_queries: publish
+    `dns_query_stats`, if no other part does. drop_observers: told how many dnstap messages named has dropped since.
+    """
+
+    name = "statistics"
+
+    def __init__(
+        self,
+        url: str,
+        outlet: EventOutlet,
+        state: BindState,
+        *,
+        interval_s: float,
+        zones_interval_s: float,
+        counts_queries: bool,
+        drop_observers: Sequence[Callable[[int], None]] = (),
+    ) -> None:
+        self._url = url.rstrip("/").removesuffix("/server").removesuffix("/json/v1").rstrip("/")
+        self._outlet = outlet
+        self._state = state
+        self._interval_s = interval_s
+        self._zones_interval_s = zones_interval_s
+        self._counts_queries = counts_queries
+        self._drop_observers = drop_observers
+        self._before: ServerFigures | None = None
+        self._before_at = 0.0
+        self._zones_at = 0.0
+        self._zones: dict[str, Any] = {}
+        self._serials: dict[str, int] = {}
+        self._warn_at = 0.0
+
+    async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
+        """Publishes until `stop` is set. Raises PublishRefused."""
+        self._before = None
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as http:
+            while not stop.is_set():
+                wait_s = self._interval_s
+                try:
+                    await self._ask(http, status)
+                except StatisticsError as error:
+                    await self._note_trouble(error, status)
+                    wait_s = min(AWAY_S, wait_s)
+                try:
+                    await asyncio.wait_for(stop.wait(), wait_s)
+                except TimeoutError:
+                    continue
+
+    async def _ask(self, http: httpx.AsyncClient, status: PartStatus) -> None:
+        """One round. Raises StatisticsError."""
+        figures = parse_server(await self._fetch(http, "server"))
+        asked_at = time.monotonic()
+        memory_bytes = parse_memory(await self._fetch(http, "mem"))
+        status.set_running()
+        self._warn_at = 0.0
+        status.read_count += 1
+        before = self._before
+        if before is not None and is_restarted(before, figures):
+            before = None
+            self._state.set_status("running", "restarted")
+        elif self._state.status != "running":
+            self._state.set_status("running", None)
+        self._before, window_s, self._before_at = figures, asked_at - self._before_at, asked_at
+        self._state.version = figures.version or self._state.version
+        await self._list_zones(http)
+        self._state.measured = make_measured(before, figures, memory_bytes) | self._zones
+        await self._outlet.offer(STATUS_TYPE, self._state.make_payload())
+        status.published_count += 1
+        if before is None:
+            return
+        if drops := max(0, figures.dnstap_dropped_count - before.dnstap_dropped_count):
+            for observe_drops in self._drop_observers:
+                observe_drops(drops)
+        if self._counts_queries:
+            await self._outlet.offer(FIGURES_TYPE, make_query_figures(before, figures, window_s))
+            status.published_count += 1
+
+    async def _note_trouble(self, error: StatisticsError, status: PartStatus) -> None:
+        """Publishes at once that the server is away, and says why once a minute."""
+        reason = f"{self._url}: {error}"
+        if self._state.set_status("stopped" if error.is_refused else "unknown", str(error)):
+            await self._outlet.publish(STATUS_TYPE, self._state.make_payload())
+            status.published_count += 1
+        self._before = None
+        self._zones_at = 0.0
+        if time.monotonic() >= self._warn_at:
+            self._warn_at = time.monotonic() + AGAIN_S
+            logger.warning("statistics_unavailable", url=self._url, reason=str(error), hint=_WAY_OUT)
+        status.set_waiting(reason)
+
+    async def _fetch(self, http: httpx.AsyncClient, what: str) -> bytes:
+        """An answer, of ANSWER_BYTES at most. Raises StatisticsError."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(ANSWER_S), http.stream("GET", f"{self._url}/json/v1/{what}") as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise StatisticsError(f"it answers with status {answer.status_code}")
+                async for part in answer.aiter_bytes():
+                    body += part
+                    if len(body) > ANSWER_BYTES:
+                        raise StatisticsError(f"it answers with more than {ANSWER_BYTES} bytes")
+        except httpx.ConnectError as error:
+            raise StatisticsError(f"the statistics channel can't be reached: {error}", is_refused=True) from None
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+            raise StatisticsError(f"the statistics channel: {str(error) or type(error).__name__}") from None
+        return bytes(body)
+
+    async def _list_zones(self, http: httpx.AsyncClient) -> None:
+        """How many zones there are, and their serials; seldom."""
+        if time.monotonic() < self._zones_at:
+            return
+        self._zones_at = time.monotonic() + self._zones_interval_s
+        try:
+            listed = await list_server_zones(http, self._url)
+        except TransferError as error:
+            logger.warning("statistics_zones_unavailable", url=self._url, reason=str(error))
+            return
+        serials = {
+            zone.zone if zone.view == "_default" else f"{zone.zone}/{zone.view}": zone.serial
+            for zone in listed
+            if zone.serial is not None
+        }
+        changed = [name for name, serial in serials.items() if self._serials.get(name) != serial]
+        kept = [name for name in self._zones.get("serials", ()) if name in serials and name not in changed]
+        shown = [*changed, *kept, *serials]
+        self._serials = serials
+        self._zones = {"zones": len(listed), "serials": {name: serials[name] for name in shown[:SERIALS]}}
