@@ -17,7 +17,7 @@ CONF = """include "{dir}/rndc.key";
 options {{
     directory "{dir}"; pid-file none; session-keyfile none; lock-file none;
     listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
-    recursion yes; allow-transfer {{ none; }}; dnssec-validation no; notify no; querylog yes;
+    recursion yes; allow-transfer {{ key "rndc-key"; }}; dnssec-validation no; notify no; querylog yes;
     forward only; forwarders {{ 127.0.0.1 port 9; }};
     response-policy {{ zone "rpz.malware"; }} qname-wait-recurse no;
 }};

@@ -16,6 +16,7 @@ SLOW_FILES = (
     "tests/e2e/test_processes.py",
     "tests/e2e/test_supervision.py",
     "tests/sources/bind9/test_named.py",
+    "tests/e2e/test_guarded_server.py",
     "tests/sources/bind9/zones/test_zones_part.py",
     "tests/sources/bind9/dnstap/test_dnstap_named.py",
     "tests/e2e/test_revocation.py",
