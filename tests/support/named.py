@@ -21,8 +21,8 @@ _CONF = """
 options {{
     directory "{dir}"; pid-file none; session-keyfile none; lock-file none;
     listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {listen_v6};
-    recursion no; dnssec-validation no; notify no; querylog yes;
-    {dnstap}
+    recursion {recursion}; dnssec-validation no; notify no; querylog yes;
+    {dnstap} {forwarding}
 }};
 controls {{ }};
 key "{key_name}" {{ algorithm hmac-sha256; secret "{key_secret}"; }};
@@ -39,6 +39,8 @@ logging {{
 
 _DNSTAP = """dnstap {{ all; }}; dnstap-output unix "{socket}"; fstrm-set-reopen-interval 1;
     fstrm-set-buffer-hint 1024; fstrm-set-output-notify-threshold 1; fstrm-set-output-queue-size 1024;"""
+
+_FORWARDING = "forward only; forwarders {{ 127.0.0.1 port {port}; }};"
 
 _ZONE = """$TTL 60
 @ IN SOA ns hostmaster 1 3600 600 86400 60
@@ -59,7 +61,8 @@ class Named:
     dir: an empty directory of the test's own. print_time: as in named.conf. prefix: print category and
     severity. view: put the zones into a view of this name. rotation: such as `versions 3 size 2k`. ipv6:
     listen on ::1 too. whole: write the same queries to a second file, too, which is never rotated.
-    dnstap: the socket to which it connects to tell of its queries.
+    dnstap: the socket to which it connects to tell of its queries. forward_to: the port of another to which it forwards
+    what it doesn't know.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Named:
         ipv6: bool = False,
         whole: bool = False,
         dnstap: Path | None = None,
+        forward_to: int | None = None,
     ) -> None:
         self.dir = dir
         self.log = dir / "query.log"
@@ -86,6 +90,7 @@ class Named:
         self._ipv6 = ipv6
         self._whole = whole
         self._dnstap = dnstap
+        self._forward_to = forward_to
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Named:
@@ -134,6 +139,8 @@ class Named:
                 dir=self.dir,
                 log=self.log,
                 whole=self.whole,
+                recursion="yes" if self._forward_to else "no",
+                forwarding=_FORWARDING.format(port=self._forward_to) if self._forward_to else "",
                 dnstap=_DNSTAP.format(socket=self._dnstap) if self._dnstap else "",
                 also="whole;" if self._whole else "",
                 port=self.port,

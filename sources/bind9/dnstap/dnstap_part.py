@@ -10,16 +10,17 @@ import asyncio
 import errno
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import structlog
 
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
-from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 from solowire.sources.bind9.dnstap.dnstap_reader import DnstapConnection, DnstapReader
 from solowire.sources.bind9.dnstap.dnstap_socket import DnstapSocket
+from solowire.sources.bind9.dnstap.forwarder_traffic import EVENT_TYPE as HEALTH_TYPE
+from solowire.sources.bind9.dnstap.forwarder_traffic import ForwarderTraffic
 from solowire.sources.bind9.dnstap.query_event import QueryEventMaker
 from solowire.sources.bind9.dnstap.query_tap import QueryTap
 from solowire.sources.bind9.queries.query_log import normalize_zones
@@ -29,6 +30,8 @@ from solowire.sources.bind9.queries.query_statistics import EVENT_TYPE, QuerySta
 TICK_S = 0.1
 LOOK_S = 1.0
 """Between two looks at the socket's file, and two tries to make it."""
+FORWARDERS_S = 30.0
+"""Between two `forwarder_health` of what was sent to forwarders."""
 
 logger = structlog.get_logger()
 
@@ -37,8 +40,8 @@ class DnstapPart:
     """Publishes the queries that `named` tells of on the socket at `path`.
 
     group: that may connect; None: the group of the socket's directory. zones: names of the zones to be told in events.
-    stats_interval_s: between two `dns_query_stats`; 0: none. observers: are shown each query; observe_upstream: each
-    message between `named` and those that it asks. Raises ConfigError for a path or a group that can't be.
+    stats_interval_s: between two `dns_query_stats`; 0: none. observers: are shown each query. Raises ConfigError for a
+    path or a group that can't be.
     """
 
     name = "dnstap"
@@ -52,14 +55,12 @@ class DnstapPart:
         zones: Iterable[str] = (),
         stats_interval_s: float = 10.0,
         observers: Sequence[QueryObserver] = (),
-        observe_upstream: Callable[[TappedMessage], None] | None = None,
     ) -> None:
         self._socket = DnstapSocket(path, group)
         self._outlet = outlet
         self._zones = normalize_zones(zones)
         self._stats_interval_s = stats_interval_s
         self._observers = tuple(observers)
-        self._observe_upstream = observe_upstream
         self._reader: DnstapReader | None = None
 
     def note_drops(self, count: int) -> None:
@@ -71,16 +72,17 @@ class DnstapPart:
         """Publishes until `stop` is set. Raises ConfigError, PublishRefused."""
         clock = asyncio.get_running_loop().time
         statistics = QueryStatistics(clock())
+        traffic = ForwarderTraffic()
         is_counted = self._stats_interval_s > 0
         tap = QueryTap(
             QueryEventMaker(self._outlet.server, self._zones, uuid.uuid4().hex),
             (*self._observers, statistics) if is_counted else self._observers,
-            self._observe_upstream,
+            traffic.observe_message,
         )
         reader = self._reader = DnstapReader(tap, self._outlet, status, self._socket.path)
         server: asyncio.Server | None = None
         missed = 0
-        look_at, count_at = 0.0, clock() + self._stats_interval_s
+        look_at, count_at, tell_at = 0.0, clock() + self._stats_interval_s, clock() + FORWARDERS_S
         try:
             while not stop.is_set():
                 if clock() >= look_at:
@@ -93,6 +95,10 @@ class DnstapPart:
                     figures = statistics.take_figures(clock(), missed - before)
                     if reader.is_connected or figures["total_queries"]:
                         await self._outlet.offer(EVENT_TYPE, figures)
+                if clock() >= tell_at:
+                    tell_at = clock() + FORWARDERS_S
+                    for forwarder, data in traffic.take_figures(clock()):
+                        await self._outlet.offer(HEALTH_TYPE, data, key=f"{self._outlet.server} {forwarder} passive")
                 try:
                     await asyncio.wait_for(stop.wait(), TICK_S)
                 except TimeoutError:

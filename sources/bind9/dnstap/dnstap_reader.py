@@ -104,7 +104,7 @@ class DnstapReader:
         """The socket is there."""
         if not self.is_connected:
             self._wait_for(
-                f"no server has connected to {self._path} yet",
+                f"no server is connected to {self._path}",
                 f'named.conf needs `dnstap-output unix "{self._path}"`, and named the right to write to it',
             )
 

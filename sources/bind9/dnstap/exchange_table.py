@@ -14,7 +14,7 @@ from collections import OrderedDict
 import msgspec
 
 from solowire.sources.bind9.dnstap.dns_message import HEADER_BYTES
-from solowire.sources.bind9.dnstap.dnstap_message import MessageKind, TappedMessage
+from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 
 ANSWER_TIMEOUT_S = 11.0
 """For which a query waits for its answer: `named` gives up after 10 s (`resolver-query-timeout`), and answers so."""
@@ -50,7 +50,7 @@ class ExchangeTable:
         Returns what is complete with it, or has to leave for it.
         """
         key = (message.asker, message.asker_port, message.wire[:2])
-        is_response = message.kind is MessageKind.response
+        is_response = message.is_response
         others = self._queries if is_response else self._responses
         if (waiting := others.get(key)) is not None:
             query, response = (waiting[1], message) if is_response else (message, waiting[1])
@@ -85,7 +85,7 @@ class ExchangeTable:
 
 
 def _leave_alone(message: TappedMessage) -> Exchange:
-    return Exchange(None, message) if message.kind is MessageKind.response else Exchange(message, None)
+    return Exchange(None, message) if message.is_response else Exchange(message, None)
 
 
 def _is_answer(response: TappedMessage, query: TappedMessage) -> bool:

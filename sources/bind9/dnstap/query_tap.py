@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from solowire.errors import DnstapError
-from solowire.sources.bind9.dnstap.dnstap_message import MessageKind, TappedMessage, make_message_decoder
+from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage, make_message_decoder
 from solowire.sources.bind9.dnstap.exchange_table import Exchange, ExchangeTable
 from solowire.sources.bind9.dnstap.query_event import QueryEventMaker
 from solowire.sources.bind9.queries.query_observer import QueryObserver
@@ -34,15 +34,15 @@ class TapCounts(msgspec.Struct):
 class QueryTap:
     """Turns the frames of one server into events.
 
-    observers: are shown each query. observe_upstream: is shown each message between the server and those that it asks.
-    last_fault: what the newest damaged message had.
+    observers: are shown each query. observe_upstream: is shown each message between the server and those that it asks,
+    and `now`. last_fault: what the newest damaged message had.
     """
 
     def __init__(
         self,
         events: QueryEventMaker,
         observers: Sequence[QueryObserver] = (),
-        observe_upstream: Callable[[TappedMessage], None] | None = None,
+        observe_upstream: Callable[[TappedMessage, float], None] = lambda message, now: None,
     ) -> None:
         self.counts = TapCounts()
         self.last_fault = ""
@@ -68,9 +68,8 @@ class QueryTap:
                 continue
             if message is None:
                 counts.skipped += 1
-            elif message.kind > MessageKind.response:
-                if self._observe_upstream is not None:
-                    self._observe_upstream(message)
+            elif message.is_upstream:
+                self._observe_upstream(message, now)
             elif (exchange := self._exchanges.add(message, now)) is not None:
                 self._make_event(exchange, wall, events)
         return events

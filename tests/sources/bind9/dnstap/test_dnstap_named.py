@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.bind9.dnstap import dnstap_part
 from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
 from solowire.sources.bind9.queries.query_log import make_payload, parse_query
 from tests.support.named import READY, Named
@@ -108,6 +109,25 @@ async def test_named_comes_back_to_an_agent_that_begins_again(tmp_path: Path, pa
                 while len(queries_of(outlet)) == seen:
                     assert time.monotonic() < deadline, f"named did not come to agent {number}"
                     await asyncio.to_thread(named.dig, f"again{number}.z.example")
+
+
+async def test_round_trips_to_a_forwarder_are_measured_by_real_queries(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dnstap_part, "FORWARDERS_S", 0.5)
+    outlet = RecordedOutlet()
+    (tmp_path / "forwarder").mkdir()
+    with Named(tmp_path / "forwarder") as forwarder:
+        async with listening(path, outlet) as status:
+            with Named(tmp_path, dnstap=path, forward_to=forwarder.port) as named:
+                await until(lambda: status.status == "running")
+                await asyncio.to_thread(named.dig, "nowhere.test")
+                await until(lambda: bool(outlet.of_type("forwarder_health")))
+                [query] = [event["data"] for event in queries_of(outlet)]
+    health = outlet.of_type("forwarder_health")[0]
+    assert (health["forwarder_id"], health["type"]) == (f"127.0.0.1#{forwarder.port}", "passive")
+    assert health["rtt_ms"] >= 0
+    assert (query["query_domain"], query["rcode"]) == ("nowhere.test", "SERVFAIL"), "the forwarder refuses it"
 
 
 def read_seconds(timestamp: str) -> float:

@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.dnstap_frames import make_query, make_response
-from solowire.sources.bind9.dnstap.dnstap_message import MessageKind, TappedMessage
+from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 from solowire.sources.bind9.dnstap.exchange_table import ANSWER_TIMEOUT_S, QUERY_TIMEOUT_S, Exchange, ExchangeTable
 
 
-def make_message(kind: MessageKind, wire: bytes, port: int = 1) -> TappedMessage:
-    return TappedMessage(kind, b"\1\1\1\1", port, b"\2\2\2\2", 53, "UDP", 1.0, 0.0, False, wire)
+def make_message(wire: bytes, *, is_response: bool) -> TappedMessage:
+    return TappedMessage(is_response, False, False, b"\1\1\1\1", 1, b"\2\2\2\2", 53, "UDP", 1.0, 0.0, wire)
 
 
-QUERY = make_message(MessageKind.query, make_query("a.example"))
-RESPONSE = make_message(MessageKind.response, make_response(QUERY.wire))
-OTHER_RESPONSE = make_message(MessageKind.response, make_response(make_query("b.example")))
-NO_QUESTION = make_message(MessageKind.response, RESPONSE.wire[:4] + bytes(8))
+QUERY = make_message(make_query("a.example"), is_response=False)
+RESPONSE = make_message(make_response(QUERY.wire), is_response=True)
+OTHER_RESPONSE = make_message(make_response(make_query("b.example")), is_response=True)
+NO_QUESTION = make_message(RESPONSE.wire[:4] + bytes(8), is_response=True)
 
 
 def test_an_answer_finds_its_query_whichever_comes_first() -> None:
@@ -67,9 +67,7 @@ def test_whatever_the_order_nothing_is_lost_or_told_twice(
         now += wait
         wire = make_query("a.example", id=number)
         message = (
-            make_message(MessageKind.query, wire)
-            if is_query
-            else make_message(MessageKind.response, make_response(wire))
+            make_message(wire, is_response=False) if is_query else make_message(make_response(wire), is_response=True)
         )
         added.append(message)
         if (exchange := table.add(message, now)) is not None:

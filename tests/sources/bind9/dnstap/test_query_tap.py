@@ -12,7 +12,7 @@ from bench.dnstap_frames import make_frame, make_query, make_response
 from solowire.domains.dns.event_types import CATALOG
 from solowire.gateway.publish.event_parser import EventParser
 from solowire.model.events import Event
-from solowire.sources.bind9.dnstap.dnstap_message import MessageKind, TappedMessage
+from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 from solowire.sources.bind9.dnstap.query_event import QueryEventMaker
 from solowire.sources.bind9.dnstap.query_tap import QueryTap
 from solowire.sources.bind9.queries.query_observer import ObservedQuery
@@ -33,7 +33,11 @@ class Watcher:
 
 def make_tap(watcher: Watcher | None = None, upstream: list[TappedMessage] | None = None) -> QueryTap:
     events = QueryEventMaker("ns1", frozenset({"z.example"}), "run")
-    return QueryTap(events, [watcher] if watcher else [], None if upstream is None else upstream.append)
+    return QueryTap(
+        events,
+        [watcher] if watcher else [],
+        lambda message, now: upstream.append(message) if upstream is not None else None,
+    )
 
 
 def test_a_query_and_its_answer_are_one_event() -> None:
@@ -100,7 +104,7 @@ def test_what_is_no_query_is_passed_over_and_what_is_damaged_counted() -> None:
     ]
     assert tap.take_frames(frames, 0.0, AT) == []
     assert (tap.counts.frames, tap.counts.skipped, tap.counts.damaged) == (6, 2, 3)
-    assert [(m.kind, m.is_forwarded) for m in upstream] == [(MessageKind.upstream_response, True)]
+    assert [(m.is_response, m.is_forwarded) for m in upstream] == [(True, True)]
     assert len(tap.take_frames([ASKED, ANSWERED], 0.0, AT)) == 1
 
 
