@@ -10,8 +10,11 @@ from pathlib import Path
 import dns.exception
 import dns.name
 import dns.tsig
+import structlog
 
 from solowire.errors import ConfigError
+
+logger = structlog.get_logger()
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*|#[^\n]*", re.DOTALL)
 _KEY = re.compile(r'key\s+"?([^"\s{};]+)"?\s*\{([^{}]*)\}\s*;')
@@ -24,12 +27,15 @@ def load_keys(path: Path) -> dict[str, dns.tsig.Key]:
     """The keys of a file by their names, as `normalize_key` gives them. Raises ConfigError."""
     try:
         text = path.read_text()
+        is_open = bool(path.stat().st_mode & 0o007)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(
             f"the key file {path} can't be read: {reason}; let the agent's user read it, or name another with "
             "source.zones.key_file"
         ) from None
+    if is_open:
+        logger.warning("key_file_open", path=str(path), hint="everyone on this machine can read it: chmod o= it")
     keys = parse_keys(text)
     if not keys:
         raise ConfigError(

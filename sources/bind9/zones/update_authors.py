@@ -129,7 +129,8 @@ class UpdateAuthors:
         notes = self._notes.get(normalize_name(zone))
         if not notes:
             return None
-        fits = (i for i, note in enumerate(notes) if _has_view(note, view) and _has_changed(note, changed))
+        names = {name for name, _ in changed}
+        fits = (i for i, note in enumerate(notes) if _has_view(note, view) and _has_changed(note, changed, names))
         index = next(fits, None)
         if index is None:
             return None
@@ -142,7 +143,7 @@ class UpdateAuthors:
         while notes:
             following = notes[0]
             key = (following.name, following.type, following.digest)
-            if (following.author, following.port) != (author, port) or not _has_changed(following, changed):
+            if (following.author, following.port) != (author, port) or not _has_changed(following, changed, names):
                 break
             if following.action == "add" and key in seen:  # the same record again: of a later update
                 break
@@ -173,9 +174,9 @@ def _has_view(note: _UpdateNote, view: str | None) -> bool:
     return view is None or note.view is None or note.view == view
 
 
-def _has_changed(note: _UpdateNote, changed: Mapping[RecordKey, frozenset[bytes]]) -> bool:
+def _has_changed(note: _UpdateNote, changed: Mapping[RecordKey, frozenset[bytes]], names: set[str]) -> bool:
     if note.type is None:
-        return any(name == note.name for name, _ in changed)
+        return note.name in names
     added = changed.get((note.name, note.type))
     if added is None:
         return False

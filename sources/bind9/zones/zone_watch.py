@@ -33,6 +33,8 @@ from solowire.sources.bind9.zones.zone_store import HeldZone, ZoneStore
 
 REPORT_S = 60.0
 RETRY_S = 5.0
+REFUSED_S = 30.0
+"""Until a server that refuses is asked again: it logs each time."""
 LARGE_S = 600.0
 """Until a zone that is too large is asked for again."""
 LIST_S = 1.0
@@ -81,6 +83,7 @@ class ZoneWatch:
         self._found_at = found_at
         self._find_s = find_s
         self._concurrency = concurrency
+        self._poll_s = poll_s
         self._queue = ZoneQueue(poll_s, random.random)
         self._zones: dict[ZoneName, HeldZone] = {}
         self._serials: dict[ZoneName, int | None] = {}  # as listed
@@ -212,7 +215,7 @@ class ZoneWatch:
         if error.kind == "too_large":
             self._deaf_until[name] = self._clock() + LARGE_S
             return LARGE_S
-        return RETRY_S
+        return min(REFUSED_S, 4 * self._poll_s) if error.kind == "refused" else RETRY_S
 
     async def _tell_unreadable(self, name: ZoneName) -> None:
         """Tells that a zone was created whose records can't be had."""

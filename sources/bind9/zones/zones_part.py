@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dns.exception
 import dns.name
+import dns.rdatatype
 import structlog
 
 from solowire.errors import ConfigError
@@ -23,6 +24,7 @@ from solowire.sources.bind9.zones.tsig_keys import choose_key, load_keys
 from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 from solowire.sources.bind9.zones.zone_client import ZoneClient
 from solowire.sources.bind9.zones.zone_follower import StoreThread, ZoneFollower
+from solowire.sources.bind9.zones.zone_record import format_type
 from solowire.sources.bind9.zones.zone_store import ZoneStore
 from solowire.sources.bind9.zones.zone_watch import Keys, ZoneWatch
 
@@ -68,6 +70,7 @@ class ZonesPart:
         self._names = [_parse_zone(name) for name in settings.names]
         self._key_file = load_keys(settings.key_file) if settings.key_file is not None else {}
         self._keys = self._choose_keys()
+        self._left_out = frozenset(_parse_type(name) for name in settings.left_out_types)
         self._notify = (
             None if settings.notify is None else parse_address(settings.notify, NOTIFY_PORT, "source.zones.notify")
         )
@@ -99,7 +102,7 @@ class ZonesPart:
             status,
             authors=self._authors,
             observers=self._observers,
-            left_out=frozenset(name.upper() for name in settings.left_out_types),
+            left_out=self._left_out,
             page_bytes=settings.page_bytes,
         )
         follower = ZoneFollower(client, store, thread, reporter, max_records=settings.max_zone_records)
@@ -149,3 +152,13 @@ def _parse_zone(name: str) -> str:
         return dns.name.from_text(name).canonicalize().to_text(omit_final_dot=True)
     except (dns.exception.DNSException, ValueError) as error:
         raise ConfigError(f"source.zones.names: {name!r} is no zone's name: {error}") from None
+
+
+def _parse_type(name: str) -> str:
+    """The name of a record type as events have it. Raises ConfigError."""
+    try:
+        return format_type(dns.rdatatype.from_text(name))
+    except (dns.exception.DNSException, ValueError):
+        raise ConfigError(
+            f"source.zones.left_out_types: {name!r} is no record type; write it as RRSIG, or TYPE65534"
+        ) from None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
+from solowire.runtime.settings.source_settings import ZonesSettings
 from solowire.sources.bind9.zones.observed_change import ObservedChange
 from solowire.sources.bind9.zones.update_authors import UpdateAuthor, UpdateAuthors
+from solowire.sources.bind9.zones.zones_part import ZonesPart
 from tests.support.bind_servers import KEY, ZONE, BindServer
 from tests.support.recorded_outlet import RecordedOutlet
 from tests.support.system import free_ports
@@ -291,6 +295,25 @@ async def test_what_named_itself_maintains_in_a_signed_zone_is_only_counted(tmp_
             await zones.wait_until(lambda: {"A", "RRSIG"} <= {change[3] for change in zones.changes()}, "told")
 
 
+async def test_the_root_and_its_zones_are_zones_as_others(tmp_path: Path) -> None:
+    """The zone `.` and one with odd names."""
+    odd = "a\\.b\\064.example"
+    with BindServer(tmp_path / "ns", options="check-names primary ignore;") as server:
+        server.more = f'zone "." {{ type primary; file "root"; }}; zone "{odd}" {{ type primary; file "odd"; }};'
+        for name in ("root", "odd"):
+            (server.directory / name).write_text(ZONE)
+        server.write_conf()
+        server.rndc("reconfig")
+        async with watch_zones(server, tmp_path / "state", names=[".", odd]) as zones:
+            await update(server, "add com 60 TXT x", zone=".")
+            await zones.reach(2, zone=".")
+            await update(server, f"add w.{odd} 60 TXT x", zone=odd)
+            await zones.wait_until(lambda: len(zones.changes()) == 2, "told")
+            assert [change[2] for change in zones.changes()] == ["com", "w.a\\.b\\@.example"]
+            for event in zones.outlet.events:
+                CATALOG.validate_data(CATALOG[event["type"]], event["data"])
+
+
 async def test_a_stop_does_not_wait_for_a_gateway_that_is_away(tmp_path: Path) -> None:
     """What could not be told is told at the next start."""
 
@@ -333,6 +356,26 @@ async def test_a_notify_that_is_lost_is_made_up_for_by_the_poll(tmp_path: Path) 
         async with watch_zones(server, tmp_path / "state", notify=f"127.0.0.1#{free_ports(1)}") as zones:
             await update(server, "add a.z.example 60 A 192.0.2.7")
             await zones.reach(2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"address": "ns1.example"}, "source.zones.address"),
+        ({"names": [], "found_at": None}, "--zone-names"),
+        ({"names": ["a..b"]}, "no zone's name"),
+        ({"left_out_types": ["RRSIGG"]}, "no record type"),
+        ({"key": "k"}, "source.zones.key_file"),
+        ({"notify": "x"}, "source.zones.notify"),
+        ({"notify_from": ["x"]}, "source.zones.notify_from"),
+        ({"views": {"inside": "k"}}, "source.zones.views.inside"),
+    ],
+)
+def test_settings_that_cannot_be_are_said_so(tmp_path: Path, wrong: dict[str, Any], fault: str) -> None:
+    """One line that names the setting."""
+    settings = ZonesSettings(**({"address": "127.0.0.1", "names": ["z.example"]} | wrong))
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        ZonesPart(settings, RecordedOutlet(), tmp_path, authors=UpdateAuthors())
 
 
 async def test_a_second_agent_with_the_same_state_is_refused(tmp_path: Path) -> None:
