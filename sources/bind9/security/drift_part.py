@@ -25,11 +25,11 @@ from solowire.sources.bind9.zones.update_authors import UpdateAuthor
 ALERTS = 20
 QUIET_S = 60.0
 AUTHORS = 1_000
-RECORDS = 20
+RECORDS = 10
 """Of one RRset that are shown, before and after each."""
 
 EVENT_TYPE = "security_alert"
-_RECORD_CHARACTERS = 1_000
+_RECORD_CHARACTERS = 500
 
 
 class _Drift:

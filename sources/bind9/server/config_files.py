@@ -11,12 +11,14 @@ import glob
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from solowire.errors import ConfigError
 from solowire.sources.bind9.server.config_text import find_references
+from solowire.sources.files.held_file import check_kind
 
 FILES = 256
 FILES_BYTES = 32 * 2**20
@@ -53,11 +55,11 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 def read_config_files(path: Path) -> ConfigFiles:
-    """Reads the files of the configuration at `path`, with all that they include, FILES at most. Raises nothing."""
+    """Reads the files of the configuration at `path`, which is absolute, and all that they include, FILES at most."""
     signatures: dict[Path, Signature] = {}
     secrets: set[str] = set()
     trouble: OSError | None = None
-    directory = path.absolute().parent
+    directory = path.parent
     waiting = [path]
     room = FILES_BYTES
     while waiting and len(signatures) < FILES:
@@ -66,8 +68,7 @@ def read_config_files(path: Path) -> ConfigFiles:
             continue
         signatures[file] = sign_file(file)
         try:
-            with file.open("rb") as opened:
-                data = opened.read(room)
+            data = _read_file(file, room)
         except OSError as error:
             trouble = trouble or error
             continue
@@ -77,9 +78,19 @@ def read_config_files(path: Path) -> ConfigFiles:
         if found.directory is not None:
             directory = Path(directory, found.directory)
         for name in found.includes:
+            if "\0" in name:  # of a damaged file: no path
+                continue
             wanted = str(Path(directory, name))
             waiting += [Path(one) for one in sorted(glob.glob(wanted))] or [Path(wanted)]
     return ConfigFiles(signatures, frozenset(secrets), trouble)
+
+
+def _read_file(path: Path, size: int) -> bytes:
+    """So much of a file. Raises OSError, also for what is no file: a pipe would keep its reader waiting."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(file, "rb") as opened:
+        check_kind(path, os.fstat(file))
+        return opened.read(size)
 
 
 def sign_file(path: Path) -> Signature:
@@ -89,6 +100,11 @@ def sign_file(path: Path) -> Signature:
     except OSError as error:
         return error.strerror or "unknown"
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def list_changed(signatures: Mapping[Path, Signature]) -> list[Path]:
+    """The files that are not what they were."""
+    return [path for path, signature in signatures.items() if sign_file(path) != signature]
 
 
 def find_checker() -> str:

@@ -22,8 +22,8 @@ from solowire.sources.bind9.server.config_files import (
     Signature,
     check_config,
     find_checker,
+    list_changed,
     read_config_files,
-    sign_file,
 )
 from solowire.sources.bind9.server.config_history import ConfigHistory, ConfigNews, ConfigSnapshot
 from solowire.sources.bind9.server.config_payload import digest_text, make_config_payload, make_invalid_snapshot
@@ -66,9 +66,12 @@ class ConfigPart:
             ) from None
         self._mask = SecretMask(bytes.fromhex(self._state.key))
         self._files = ConfigFiles({}, frozenset())
+        self._masked_signatures: dict[Path, Signature] = {self._path: "not read"}
         self._outcomes: list[tuple[bool, tuple[str, ...]]] = []
         self._outcome_came = asyncio.Event()
         self._history: ConfigHistory | None = None
+        self._is_seen = False  # the files as they are have been read by BIND
+        self._changed: set[str] = set()  # files, since a change was told
         self._warn_at = 0.0
 
     def observe_outcome(self, success: bool, errors: Sequence[str]) -> None:
@@ -78,8 +81,10 @@ class ConfigPart:
 
     def mask_line(self, text: str) -> str:
         """An error line of named's without secrets: also those that were written to a file a moment ago."""
-        if self._list_changed():
-            self._read_files()
+        if list_changed(self._masked_signatures):
+            files = read_config_files(self._path)
+            self._masked_signatures = files.signatures
+            self._mask.learn_secrets(files.secrets)
         return self._mask.mask_text(text)
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
@@ -88,9 +93,9 @@ class ConfigPart:
         watch = DirectoryWatch(self._path)
         try:
             while not stopping.done():
-                changed = await asyncio.to_thread(self._list_changed)
-                if changed or self._history is None:
-                    await asyncio.wait({stopping}, timeout=SETTLE_S if self._history is not None else 0)
+                changed = await asyncio.to_thread(list_changed, self._files.signatures)
+                if changed or not self._is_seen:
+                    await asyncio.wait({stopping}, timeout=SETTLE_S if self._is_seen else 0)
                     await self._take_snapshot(status)
                     watch.paths = tuple(self._files.signatures)
                     watch.cover()
@@ -114,19 +119,18 @@ class ConfigPart:
 
     # ------------------------------------------------------------------------------------------ looks
 
-    def _list_changed(self) -> list[Path]:
-        """The files that are not what they were when they were read."""
-        return [path for path, signature in self._files.signatures.items() if sign_file(path) != signature]
-
     def _read_files(self) -> None:
         self._files = read_config_files(self._path)
         self._mask.learn_secrets(self._files.secrets)
 
     async def _take_snapshot(self, status: PartStatus) -> None:
-        """Looks at the disk."""
+        """Looks at the disk. What can't be had is tried again at the next look."""
+        self._is_seen = False
         for _ in range(_ATTEMPTS):
             before: dict[Path, Signature] = self._files.signatures
             await asyncio.to_thread(self._read_files)
+            now = self._files.signatures
+            self._changed |= {str(path) for path, signature in now.items() if before and before.get(path) != signature}
             if self._files.trouble is not None:
                 self._wait_for_file(self._files.trouble, status)
                 return
@@ -141,14 +145,16 @@ class ConfigPart:
                     [self._mask.mask_text(line) for line in [*masked.messages, *masked.output.splitlines()]]
                 )
             else:
-                text = self._mask.mask_configuration(plain.output, masked.output)
+                text = await asyncio.to_thread(self._mask.mask_configuration, plain.output, masked.output)
                 if text is None or not (plain.is_valid and masked.is_valid):
                     continue  # it was written meanwhile
                 snapshot = ConfigSnapshot(digest=digest_text(text), text=text)
+            self._is_seen = True
             status.set_running()
-            status.read_count += before != self._files.signatures
+            status.read_count += before != now
             await self._look(snapshot, status)
             return
+        self._warn(status, f"{self._path} is being written", "it is read again in a moment")
 
     async def _look(self, snapshot: ConfigSnapshot, status: PartStatus) -> None:
         if self._history is None:
@@ -180,13 +186,14 @@ class ConfigPart:
             return
         outcomes, self._outcomes = self._outcomes, []
         for success, errors in outcomes:
-            if await asyncio.to_thread(self._list_changed):
+            if await asyncio.to_thread(list_changed, self._files.signatures):
                 await self._take_snapshot(status)
             await self._publish(self._history.end_reload(success, errors), status)
 
     async def _publish(self, news: Sequence[ConfigNews], status: PartStatus) -> None:
         for one in news:
-            data = await asyncio.to_thread(make_config_payload, one, str(self._path), self._outlet.server)
+            files, self._changed = sorted(self._changed), set()
+            data = await asyncio.to_thread(make_config_payload, one, str(self._path), self._outlet.server, files)
             await self._outlet.publish(EVENT_TYPE, data)
             status.published_count += 1
         if news and self._history is not None and self._history.loaded.text is not None:

@@ -24,8 +24,8 @@ _MESSAGES = {
 }
 
 
-def make_config_payload(news: ConfigNews, path: str, server: str) -> dict[str, Any]:
-    """The data of the event. path: of named.conf. Texts are without secrets. May take a moment."""
+def make_config_payload(news: ConfigNews, path: str, server: str, files: Sequence[str] = ()) -> dict[str, Any]:
+    """The data of the event. path: of named.conf; files: that were written. No secrets. May take a moment."""
     data: dict[str, Any] = {
         "action": news.action,
         "status": news.status,
@@ -46,8 +46,9 @@ def make_config_payload(news: ConfigNews, path: str, server: str) -> dict[str, A
             data["message"] += "; too many for a difference"
         else:
             data["diff"] = difference.diff
-    if news.errors:
-        data["details"] = {"errors": _bound_lines(news.errors)}
+    details = {"errors": _bound_lines(news.errors), "files": _bound_lines(files)}
+    if any(details.values()):
+        data["details"] = {name: lines for name, lines in details.items() if lines}
     return data
 
 

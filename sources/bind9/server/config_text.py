@@ -6,15 +6,18 @@ Pure: text in, values out.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from difflib import unified_diff
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, unified_diff
+from itertools import islice
 
 import msgspec
 
 DIFF_BYTES = 16_000
 """Of a difference as JSON: an event has 32 KB at most."""
+DIFF_STATEMENTS = 400
 DIFF_LINES = 5_000
-"""Of the stretch in which two texts differ: a difference of more is only counted."""
+"""In so many statements, and so many lines side by side, texts may differ: more is only counted."""
 _CONTEXT = 3
 
 _TOKEN = re.compile(
@@ -65,38 +68,79 @@ def find_references(text: str) -> ConfigReferences:
 
 
 def compare_texts(before: str, after: str) -> ConfigDifference:
-    """The difference of two texts, in bounded time and size."""
-    old, new = before.split("\n"), after.split("\n")
+    """The difference of two texts, in bounded time and size.
+
+    Statements are compared first, and then the lines of those that differ: so that two edits far apart in a text with
+    thousands of zones are two hunks.
+    """
+    old, new = _split_statements(before), _split_statements(after)
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
         start += 1
     end = 0
     while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
         end += 1
-    changed = len(old) - start - end, len(new) - start - end
-    if max(changed) > DIFF_LINES:
-        return ConfigDifference(None, changed[1], changed[0])
-    first = max(0, start - _CONTEXT)
-    lines = list(
-        unified_diff(
-            old[first : len(old) - max(0, end - _CONTEXT)],
-            new[first : len(new) - max(0, end - _CONTEXT)],
-            "before",
-            "after",
-            n=_CONTEXT,
-            lineterm="",
-        )
+    places = _count_lines(old[:start])
+    old, new = old[start : len(old) - end], new[start : len(new) - end]
+    removed, added = Counter(old) - Counter(new), Counter(new) - Counter(old)
+    common = Counter(new).most_common(1)
+    if removed.total() + added.total() > DIFF_STATEMENTS or (common and common[0][1] > DIFF_STATEMENTS):
+        return ConfigDifference(None, _count_all(added), _count_all(removed))
+    lines = ["--- before", "+++ after"]
+    at = [places, places]
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        sides = _join(old[i1:i2]), _join(new[j1:j2])
+        if tag != "equal":
+            if max(map(len, sides)) > DIFF_LINES:
+                return ConfigDifference(None, _count_all(added), _count_all(removed))
+            hunks = unified_diff(*sides, n=_CONTEXT, lineterm="")
+            lines += [_move_hunk(line, *at) for line in islice(hunks, 2, None)]
+        at = [place + len(side) for place, side in zip(at, sides, strict=True)]
+    return ConfigDifference(
+        _cut(lines),
+        sum(line.startswith("+") for line in lines[2:]),
+        sum(line.startswith("-") for line in lines[2:]),
     )
-    added = sum(line.startswith("+") for line in lines[2:])
-    removed = sum(line.startswith("-") for line in lines[2:])
-    return ConfigDifference(_cut([_move_hunk(line, first) for line in lines]), added, removed)
 
 
-def _move_hunk(line: str, by: int) -> str:
-    """A hunk's head with the lines' numbers in the whole text."""
+def _split_statements(text: str) -> list[str]:
+    """The statements of a canonical text, and those within views, each with its lines."""
+    statements: list[str] = []
+    lines: list[str] = []
+    is_view = False
+    for line in text.split("\n"):
+        lines.append(line)
+        if line.startswith("view "):
+            is_view = True
+        elif line.startswith("}"):
+            is_view = False
+        ends = not line.startswith("\t") and not line.endswith("{")
+        if ends or (is_view and (line == "\t};" or line.startswith("view "))):
+            statements.append("\n".join(lines))
+            lines = []
+    if lines:
+        statements.append("\n".join(lines))
+    return statements
+
+
+def _join(statements: Sequence[str]) -> list[str]:
+    return [line for statement in statements for line in statement.split("\n")]
+
+
+def _count_lines(statements: Iterable[str]) -> int:
+    return sum(statement.count("\n") + 1 for statement in statements)
+
+
+def _count_all(statements: Counter[str]) -> int:
+    return _count_lines(statements.elements())
+
+
+def _move_hunk(line: str, old: int, new: int) -> str:
+    """A hunk's head with the lines' numbers in the whole text. old, new: the lines before it."""
     if not line.startswith("@@"):
         return line
-    return re.sub(r"([-+])(\d+)", lambda number: f"{number[1]}{int(number[2]) + by}", line)
+    by = {"-": old, "+": new}
+    return re.sub(r"([-+])(\d+)", lambda number: f"{number[1]}{int(number[2]) + by[number[1]]}", line)
 
 
 def _cut(lines: Sequence[str]) -> str:

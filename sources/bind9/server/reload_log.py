@@ -21,7 +21,7 @@ import msgspec
 from solowire.sources.bind9.log_line import LogLine
 
 ERRORS = 20
-ERROR_CHARACTERS = 500
+ERROR_CHARACTERS = 400
 
 _CONFIGURATION = re.compile(r"reloading configuration (?:(succeeded)|failed(?:: (.*))?)", re.DOTALL)
 _ZONES = re.compile(r"(?:reloading|loading new) zones failed(?:: (.*))?", re.DOTALL)

@@ -61,7 +61,7 @@ class SecretMask:
 
     def mask_text(self, text: str) -> str:
         """A line without secrets, such as an error of named's."""
-        for secret in self._secrets:
+        for secret in tuple(self._secrets):  # a thread may be learning
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return _WORD.sub(lambda word: HIDDEN if _looks_secret(word[0]) else word[0], _mask_quoted_after_secret(text))

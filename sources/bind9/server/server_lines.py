@@ -73,6 +73,8 @@ class ServerLines:
 
     def interpret_line(self, text: str, now: datetime) -> LineMeaning:
         """What a line says. Times without a zone are this machine's."""
+        if _is_query(text):
+            return SILENT_LINE
         line = parse_log_line(text, None, now)
         if line is None:
             return UNKNOWN_LINE
@@ -83,7 +85,7 @@ class ServerLines:
             return SILENT_LINE
         news = self._reloads.read_line(line)
         if news is None:
-            return SILENT_LINE if line.category is not None else UNKNOWN_LINE
+            return UNKNOWN_LINE if line.category is None and line.timestamp is None else SILENT_LINE
         return self._interpret_news(news, line)
 
     def recognizes_line(self, text: str) -> bool:
@@ -91,14 +93,14 @@ class ServerLines:
         line = parse_log_line(text, None)
         if line is None:
             return False
-        if line.category is not None or parse_client_message(line.message) is not None:
+        if line.category is not None or line.timestamp is not None or parse_client_message(line.message) is not None:
             return True
         return ReloadLog().read_line(line) is not None
 
     def _interpret_client(self, line: LogLine, now: datetime) -> LineMeaning:
         client = parse_client_message(line.message)
         if client is None:
-            return SILENT_LINE if line.category is not None else UNKNOWN_LINE
+            return UNKNOWN_LINE if line.category is None and line.timestamp is None else SILENT_LINE
         if (hit := parse_rpz_message(client)) is not None:
             for observer in self._security:
                 observer.observe_hit(hit, _unix_time(line, now))
@@ -136,6 +138,12 @@ class ServerLines:
             self._state.set_status(news.status, news.reason)
             return LineMeaning(True, LineEvent("bind_status", self._state.make_payload(), line.timestamp))
         return SILENT_LINE
+
+
+def _is_query(text: str) -> bool:
+    """Whether a line can only be a query: in a log with all categories most are. An update may have any text in it."""
+    place = text.find(": query: ")
+    return place >= 0 and "updating zone" not in text[:place]
 
 
 def _unix_time(line: LogLine, now: datetime) -> float:

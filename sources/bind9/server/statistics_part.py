@@ -35,6 +35,7 @@ AWAY_S = 1.0
 AGAIN_S = 60.0
 SERIALS = 200
 """Of a server with more zones, those that changed last."""
+SERIALS_CHARACTERS = 8_000
 
 STATUS_TYPE = "bind_status"
 FIGURES_TYPE = "dns_query_stats"
@@ -173,6 +174,11 @@ class StatisticsPart:
         }
         changed = [name for name, serial in serials.items() if self._serials.get(name) != serial]
         kept = [name for name in self._zones.get("serials", ()) if name in serials and name not in changed]
-        shown = [*changed, *kept, *serials]
         self._serials = serials
-        self._zones = {"zones": len(listed), "serials": {name: serials[name] for name in shown[:SERIALS]}}
+        shown: dict[str, int] = {}
+        room = SERIALS_CHARACTERS
+        for name in [*changed, *kept, *serials]:
+            if len(shown) >= SERIALS or (room := room - len(name)) < 0:
+                break
+            shown[name] = serials[name]
+        self._zones = {"zones": len(listed), "serials": shown}

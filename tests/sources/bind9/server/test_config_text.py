@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from solowire.domains.dns.event_types import CATALOG
 from solowire.sources.bind9.server.config_history import EDITED_S, QUICK_S, ConfigHistory, ConfigNews, ConfigSnapshot
 from solowire.sources.bind9.server.config_payload import digest_text, make_config_payload, make_invalid_snapshot
-from solowire.sources.bind9.server.config_text import DIFF_BYTES, DIFF_LINES, compare_texts, find_references
+from solowire.sources.bind9.server.config_text import (
+    DIFF_BYTES,
+    DIFF_LINES,
+    DIFF_STATEMENTS,
+    compare_texts,
+    find_references,
+)
 from solowire.sources.bind9.server.secret_mask import SecretMask
 
 SECRET = "c29sb3dpcmUgdGVzdCBrZXk="
@@ -117,20 +124,19 @@ def test_an_error_line_without_a_secret_stays(text: str) -> None:
     assert SecretMask(b"key").mask_text(text) == text
 
 
-TEXTS = st.lists(st.sampled_from(["a", "b", "c", "\td;", "+", "-x"]), max_size=30).map("\n".join)
+TEXTS = st.lists(
+    st.sampled_from(["a {", "\td;", "\t};", "};", "view x {", "\tb {", "+", "-x", "@@ -1,2"]), max_size=30
+).map("\n".join)
 
 
-@given(TEXTS, TEXTS)
-def test_a_difference_is_one_of_the_whole_texts(before: str, after: str) -> None:
-    """Though only the stretch is looked at in which they differ, the lines' numbers are those of the whole."""
-    found = compare_texts(before, after)
-    assert found.diff is not None
-    old, new = before.split("\n"), after.split("\n")
-    rebuilt, at = [], 0
-    for line in found.diff.split("\n")[2:]:
-        if line.startswith("@@"):
-            start = int(line.split()[1].split(",")[0][1:])
-            start = start if line.split()[1].endswith(",0") else start - 1
+def rebuild(before: str, diff: str) -> str:
+    """What `patch` would make of a text."""
+    old = before.split("\n")
+    rebuilt: list[str] = []
+    at = 0
+    for line in diff.split("\n")[2:]:
+        if head := re.fullmatch(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@", line):
+            start = int(head[1]) if head[2] == "0" else int(head[1]) - 1
             rebuilt += old[at:start]
             at = start
         elif line.startswith("+"):
@@ -140,18 +146,41 @@ def test_a_difference_is_one_of_the_whole_texts(before: str, after: str) -> None
             at += 1
             if line.startswith(" "):
                 rebuilt.append(line[1:])
-    assert rebuilt + old[at:] == new
+    return "\n".join(rebuilt + old[at:])
+
+
+@given(TEXTS, TEXTS)
+def test_a_difference_is_one_of_the_whole_texts(before: str, after: str) -> None:
+    """Though only statements are looked at that differ, the lines' numbers are those of the whole."""
+    found = compare_texts(before, after)
+    assert found.diff is not None
+    assert rebuild(before, found.diff) == after
+
+
+def test_two_edits_far_apart_among_many_zones() -> None:
+    """Are two hunks, also within a view."""
+    zones = "".join(
+        f'\tzone "z{n}.example" {{\n\t\ttype primary;\n\t\tfile "z{n}.zone";\n\t}};\n' for n in range(5_000)
+    )
+    before = f'options {{\n\trecursion no;\n}};\nview "x" {{\n{zones}}};\n'
+    after = before.replace('"z7.zone"', '"other.zone"').replace('"z4000.zone"', '"more.zone"')
+    found = compare_texts(before, after)
+    assert found.diff is not None
+    assert (found.added_count, found.removed_count, found.diff.count("@@ -")) == (2, 2, 2)
+    assert rebuild(before, found.diff) == after
 
 
 def test_a_difference_is_bounded() -> None:
     """Cut with a note; what is too long is only counted."""
-    many = compare_texts("a", "\n".join(f"zone z{n}.example {{" for n in range(2_000)))
+    many = compare_texts("a", "zone {\n" + "\n".join(f"\tz{n}.example;" for n in range(2_000)) + "\n};")
     assert many.diff is not None
     assert len(many.diff) < DIFF_BYTES + 100
     assert many.diff.endswith("more lines")
-    assert many.added_count == 2_000
-    huge = compare_texts("a", "\n".join(str(n) for n in range(DIFF_LINES + 2)))
-    assert (huge.diff, huge.added_count) == (None, DIFF_LINES + 2)
+    assert many.added_count == 2_002
+    huge = compare_texts("a", "\n".join(str(n) for n in range(DIFF_STATEMENTS + 2)))
+    assert (huge.diff, huge.added_count) == (None, DIFF_STATEMENTS + 2)
+    long = compare_texts("a", "zone {\n" + "\n".join(f"\tz{n}.example;" for n in range(DIFF_LINES)) + "\n};")
+    assert (long.diff, long.added_count) == (None, DIFF_LINES + 2)
 
 
 def snapshot(text: str) -> ConfigSnapshot:

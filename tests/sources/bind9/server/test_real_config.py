@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from solowire.errors import ConfigError
 from solowire.sources.agent.source_status import PartStatus
-from solowire.sources.bind9.server import config_history
+from solowire.sources.bind9.server import config_files, config_history, config_part
 from solowire.sources.bind9.server.bind_state import BindState
 from solowire.sources.bind9.server.config_part import ConfigPart
 from solowire.sources.bind9.server.reload_log import ReloadLog
@@ -89,6 +89,7 @@ async def test_the_history_of_a_configuration(tmp_path: Path, monkeypatch: pytes
     assert (first["path"], first["entity_type"]) == (str(named.conf), "named.conf")
     assert first["before"] != first["after"]
     assert any("nonsense" in error for error in second["details"]["errors"])
+    assert second["details"]["files"] == [str(named.conf)]
     assert last["diff"].count("\tsecret") == 2
     everything = json.dumps([watch.outlet.events, watch.log.events])
     assert SECRET not in everything
@@ -139,6 +140,32 @@ async def test_what_is_not_there_is_waited_for(tmp_path: Path) -> None:
             (tmp_path / "part.conf").write_text("options { recursion no; };\n")
             await until(lambda: watch.status.status == "running")
     assert [entry["event"] for entry in logs] == ["configuration_unreadable"]
+
+
+async def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    """A pipe that is included would keep its reader waiting, and a path with a NUL byte is none."""
+    conf, pipe = tmp_path / "named.conf", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    conf.write_text(f'include "a\0b"; include "{pipe}";\n')
+    async with watching(conf, tmp_path / "state") as watch:
+        assert watch.status.status == "waiting"
+        assert watch.status.reason is not None
+        assert "FIFO" in watch.status.reason
+        conf.write_text("options { recursion no; };\n")
+        await until(lambda: watch.status.status == "running")
+
+
+async def test_a_reading_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no file changes any more: it may have been the machine that was slow."""
+    conf = tmp_path / "named.conf"
+    conf.write_text("options { recursion no; };\n")
+    monkeypatch.setattr(config_files, "CHECK_S", 0.0)
+    monkeypatch.setattr(config_part, "LOOK_S", 0.1)
+    async with watching(conf, tmp_path / "state") as watch:
+        assert watch.status.reason is not None
+        assert "took more than" in watch.status.reason
+        monkeypatch.setattr(config_files, "CHECK_S", 30.0)
+        await until(lambda: watch.status.status == "running")
 
 
 def test_without_a_place_for_its_state_it_does_not_begin(tmp_path: Path) -> None:

@@ -352,6 +352,20 @@ def test_other_lines_make_no_event(text: str) -> None:
     assert read(make_lines(), text) == []
 
 
+def test_an_update_hides_behind_no_query() -> None:
+    """Whatever stands in its text."""
+    told: list[str] = []
+
+    class Noted(UpdateAuthors):
+        def note(self, **given: Any) -> None:
+            told.append(given["name"])
+
+    lines = ServerLines(ReloadLog(), BindState("ns1"), authors=Noted())
+    lines.interpret_line(f"{CLIENT}: updating zone 'z/IN': adding an RR at 'a.z' TXT \": query: \"", NOW)
+    assert told == ["a.z"]
+    assert read(lines, f"{CLIENT} (a): query: a IN A +E(0)K (127.0.0.1)") == []
+
+
 SAMPLES = [f"{CLIENT} (a): rpz QNAME NXDOMAIN rewrite a/A/IN via a.rpz", *GOOD, *BAD, "exiting", "shutting down"]
 
 
