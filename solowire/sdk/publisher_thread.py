@@ -119,7 +119,7 @@ class PublisherThread:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that knows its descriptors, and looks names up even when there are no threads any more."""
+    """A loop that knows its descriptors, and works on when the interpreter ends, and has no threads any more."""
 
     def __init__(self) -> None:
         self._own_selector = selectors.DefaultSelector()
@@ -136,6 +136,10 @@ class _Loop(asyncio.SelectorEventLoop):
             return await super().getaddrinfo(*arguments, **named)
         except RuntimeError:  # the interpreter is about to end, and has no threads for this any more
             return socket.getaddrinfo(*arguments, **named)
+
+    async def shutdown_default_executor(self, *arguments: Any, **named: Any) -> None:
+        with suppress(RuntimeError):  # the same: it would wait in a thread for those that have ended already
+            await super().shutdown_default_executor(*arguments, **named)
 
     def list_descriptors(self) -> set[int]:
         """Those of the selector, what it watches, and connections, which it doesn't watch while they are idle."""

@@ -3,7 +3,8 @@
 What it keeps true:
 
 * Each forwarder is probed in a task of its own, at times that differ from the others', `concurrency` at once at most.
-* One whose status is in doubt is asked every DOUBT_S, so that a change is known within seconds.
+* One whose status is in doubt is asked every DOUBT_S, so that a change is known within seconds. Those that are down are
+  asked less often the more there are, so that they don't take the others' places.
 * A change of status is published at once, as what must not be lost; figures every `interval_s`, as telemetry.
 * A list that can't be read leaves the forwarders that are known as they are; why stands in the status, and in the log.
 """
@@ -149,10 +150,19 @@ class ForwardersPart:
                 result.outcome, time.monotonic(), rtt_ms=result.rtt_ms, error=result.error
             )
             await self._publish_change(watched, change)
-            wait = self._settings.probe_interval_s
-            if watched.state.is_in_doubt:
-                wait = min(wait, DOUBT_S)
-            await asyncio.sleep(wait * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - jitter
+            await asyncio.sleep(self._find_wait(watched.state) * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+    def _find_wait(self, state: ForwarderState) -> float:
+        """Seconds to the next probe of a forwarder."""
+        settings = self._settings
+        if state.is_in_doubt:
+            return min(settings.probe_interval_s, DOUBT_S)
+        if state.status is not Status.unhealthy:
+            return settings.probe_interval_s
+        # Each takes a place for the whole timeout: they get half of the places at most, so that the others get theirs.
+        down_count = sum(each.state.status is Status.unhealthy for each in self._watched.values())
+        least = 2 * down_count * settings.timeout_s / settings.concurrency
+        return max(settings.probe_interval_s, min(least, settings.interval_s))
 
     async def _publish_change(self, watched: _WatchedForwarder, change: StatusChange | None) -> None:
         if change is None:

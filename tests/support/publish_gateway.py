@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -46,6 +46,7 @@ class Gateway:
         self.times: list[float] = []
         self.script: deque[Reply | None] = deque()
         self.judge: Judge = lambda events: None
+        self._serving: set[asyncio.Task[None]] = set()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -57,6 +58,10 @@ class Gateway:
         return 200, {}, answer | {"accepted": len(fresh), "duplicates": len(events) - len(fresh)}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 assert head.startswith(b"POST /v1/events ")
@@ -76,10 +81,12 @@ class Gateway:
                 headers = {"content-length": str(len(body)), **headers}
                 writer.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
                 writer.write("".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # cancelled: by the end of the test
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     @property
     def values(self) -> list[int]:
@@ -91,6 +98,9 @@ class Gateway:
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             yield self
             self.open.set()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
 
     def set_open(self) -> None:
         """Sets `open`, from another thread."""
