@@ -38,7 +38,7 @@ logging {{
 """
 
 _DNSTAP = """dnstap {{ all; }}; dnstap-output unix "{socket}"; fstrm-set-reopen-interval 1;
-    fstrm-set-buffer-hint 1024; fstrm-set-output-notify-threshold 1; fstrm-set-output-queue-size 1024;"""
+    fstrm-set-buffer-hint 1024; fstrm-set-output-notify-threshold 1; fstrm-set-input-queue-size 16384;"""
 
 _FORWARDING = "forward only; forwarders {{ 127.0.0.1 port {port}; }};"
 
