@@ -136,6 +136,7 @@ class _ShardServer:
         self._address = ShardAddress(
             index, settings.shard.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
         )
+        process.on_reload(lambda _: self._apply_roles())  # behind the one by which they are read
         self._key_source = make_key_source(settings, tokens)
         self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
@@ -163,6 +164,11 @@ class _ShardServer:
             memory=memory_bytes,
             loop_lag=lambda: self._vitals.event_loop_lag_s,
         )
+
+    def _apply_roles(self) -> None:
+        if (count := self._shard.apply_roles()) > 0:
+            logger.info("roles_applied", shard=self._shard.index, closed=count)
+            self._schedule_run()
 
     async def main(self, stop: asyncio.Event) -> int:
         most = min(

@@ -47,6 +47,7 @@ from solowire.backplane.messages import (
     StateSnapshot,
     UserConnectedElsewhere,
 )
+from solowire.errors import InvalidToken
 from solowire.fanout.conflation import Conflator
 from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
@@ -195,6 +196,7 @@ class Shard:
         )
         inbound_limits = InboundLimits(self._users, session, catalog)
         self._hello_timeout_s = session.hello_timeout_s
+        self._tokens = tokens
         self.history = HistoryScheduler(self.log, settings.history, clock, roles=roles)
         self.dialects = None if dialect is None else self._make_dialects(dialect, inbound_limits, settings)
         self._departures = Departures(
@@ -497,6 +499,28 @@ class Shard:
         self.history.revoke(table, now)
         found = [c for c in self.connections if table.covers(c.identity)]
         return self._departures.eject(found, CloseCode.unauthenticated, "token_revoked")
+
+    def apply_roles(self) -> int:
+        """Roles have been read again: whoever has more than its role grants now is closed. How many that are.
+
+        Who still may connect comes back at once, is judged anew, and misses nothing.
+        """
+        count = 0
+        for connection in tuple(self.connections):
+            code = self._judge_role(connection.identity)
+            if code is not None:
+                count += self._departures.eject([connection], code, "role_changed")
+        return count
+
+    def _judge_role(self, identity: Identity) -> CloseCode | None:
+        """With which code a connection is to be closed; None if nothing was taken from it."""
+        try:
+            is_same = self._tokens.narrow_to_role(identity) is identity
+        except InvalidToken:
+            return CloseCode.forbidden
+        if not self._tokens.may_connect(identity):
+            return CloseCode.forbidden
+        return None if is_same else CloseCode.restarting
 
     def close_all(self, code: CloseCode) -> None:
         """Closes everything, before the server stops."""

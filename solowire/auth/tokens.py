@@ -239,6 +239,18 @@ class Tokens:
             )
         return identity
 
+    def narrow_to_role(self, identity: Identity) -> Identity:
+        """The identity with what its role grants now: itself where nothing is taken. Raises InvalidToken."""
+        role = self._roles.get(identity.role)
+        if role is None:
+            raise InvalidToken(f"the role {identity.role!r} is not known any more", hint="get another token")
+        if identity.permissions == role.permissions:
+            return identity
+        permissions = narrow_permissions(role.permissions, identity.permissions)
+        if set(permissions) >= set(identity.permissions):
+            return identity
+        return msgspec.structs.replace(identity, permissions=permissions)
+
     def may_connect(self, identity: Identity) -> bool:
         """Whether the identity's role may have a connection."""
         role = self._roles.get(identity.role)
@@ -288,7 +300,8 @@ class Tokens:
                 hint="ask /v1/connect for another",
             )
         self.check_revoked(ticket.identity)
-        return ticket
+        narrowed = self.narrow_to_role(ticket.identity)  # roles may have been read again since it was made
+        return ticket if narrowed is ticket.identity else msgspec.structs.replace(ticket, identity=narrowed)
 
     def _verify_signature(self, token: str) -> tuple[Claims, bool]:
         """The claims that one of the keys has signed, and whether it is a provider's. Raises InvalidToken."""

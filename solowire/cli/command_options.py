@@ -61,7 +61,7 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
     if role is not None:
         from solowire.runtime import process
 
-        process.reload_from(lambda: load(config, **options))
+        process.reload_from(lambda: load(config, **options), settings)
         process.on_reload(lambda fresh: logs.set_level(fresh.logging.level), is_last=True)
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)

@@ -31,6 +31,7 @@ from solowire.errors import ConfigError
 from solowire.runtime import logging as logs
 from solowire.runtime.owned_files import CHECK_SECONDS, OWNED
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings_changes import list_waiting_settings
 from solowire.runtime.terminal import PARENT, has_terminal
 
 logger = structlog.get_logger("solowire.process")
@@ -50,7 +51,7 @@ HEARTBEATS_IN_TIME = 3
 _exit_hooks: list[Callable[[], None]] = []
 _reload_hooks: list[Callable[[Settings], None]] = []
 _last_reload_hooks: list[Callable[[Settings], None]] = []
-_loaders: list[Callable[[], Settings]] = []
+_loaders: list[tuple[Callable[[], Settings], Settings]] = []
 _ready_hooks: list[Callable[[], None]] = []
 
 
@@ -91,17 +92,26 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         stop.set()
 
     def reload() -> None:
+        waiting: list[str] = []
         try:
-            for load in _loaders:
+            for load, began_with in _loaders:
                 settings = load()
                 for reload_part in (*_reload_hooks, *_last_reload_hooks):
                     reload_part(settings)
+                waiting = list_waiting_settings(began_with, settings)
         except ConfigError as error:
             logger.error("settings_reload_rejected", reason=str(error), hint="the previous settings stay in force")
         except Exception:
             logger.exception("settings_reload_failed")
         else:
-            logger.info("settings_reloaded")
+            if waiting:
+                logger.warning(
+                    "settings_reloaded",
+                    restart_needed=waiting,
+                    hint="these have changed, and are in force with the next start",
+                )
+            else:
+                logger.info("settings_reloaded")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, ask_to_stop, number)
@@ -128,9 +138,12 @@ def report_ready() -> None:
         _ready_hooks.pop()()
 
 
-def reload_from(load: Callable[[], Settings]) -> None:
-    """How the settings are read again. It may raise ConfigError: the previous settings stay in force then."""
-    _loaders[:] = [load]
+def reload_from(load: Callable[[], Settings], settings: Settings) -> None:
+    """How the settings are read again. It may raise ConfigError: the previous settings stay in force then.
+
+    settings: those that the process began with.
+    """
+    _loaders[:] = [(load, settings)]
 
 
 def on_reload(reload_part: Callable[[Settings], None], *, is_last: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from solowire.auth.claims import ANY, ClaimMapping, TokenRules
 from solowire.auth.keys import parse_key_set
@@ -75,6 +76,33 @@ def test_a_ticket_of_a_revoked_token_lets_nobody_in() -> None:
     b.say(connection, c.Refresh(token, "r"))
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("r", "token_revoked")
+
+
+def test_who_has_more_than_its_role_grants_now_is_closed() -> None:
+    """With a code to come back where it still may connect, for good where its role is gone; nobody else is."""
+    b = ShardHarness()
+    viewer, operator, narrow, gone = (
+        b.open_as(Identity(user, role, permissions))
+        for user, role, permissions in (
+            ("v", "viewer", ROLES["viewer"].permissions),
+            ("o", "operator", ROLES["operator"].permissions),
+            ("n", "viewer", ("dns.read",)),
+            ("g", "admin", ROLES["admin"].permissions),
+        )
+    )
+    ticket = b.issue_ticket("later", "viewer")
+    roles = {name: role for name, role in ROLES.items() if name != "admin"}
+    less = tuple(name for name in ROLES["viewer"].permissions if name != "health.read")
+    TOKENS.set_secrets([SECRET], roles | {"viewer": replace(ROLES["viewer"], permissions=less)})
+    try:
+        assert b.shard.apply_roles() == 2
+        codes = [b.close_code(connection) for connection in (viewer, operator, narrow, gone)]
+        assert codes == [CloseCode.restarting, None, None, CloseCode.forbidden]
+        redeemed = TOKENS.redeem_ticket(ticket, 0, WALL)
+        assert redeemed.identity.permissions == less
+        assert b.shard.apply_roles() == 0
+    finally:
+        TOKENS.set_secrets([SECRET], ROLES)
 
 
 # ------------------------------------------------------------------------------------------ keys that are read again
