@@ -139,7 +139,7 @@ class _RouterServer:
         )
 
     def _restore_socket(self, settings: Settings) -> bool:
-        """Raises OSError."""
+        """Makes the removed socket again. Raises OSError."""
         make_run_directory(settings.run_dir)
         self._socket.rebind()
         return True

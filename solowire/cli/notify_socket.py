@@ -59,7 +59,7 @@ class NotifySocket:
 
 
 def _bind_datagrams(path: Path) -> socket.socket:
-    """Raises OSError."""
+    """A socket at a path that is free. Raises OSError."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         made.bind(str(path))

@@ -110,7 +110,10 @@ def bind9(
 
 @source.command(name="rules")
 def print_rules() -> None:
-    """Prints the rules for security findings that hold without --rules; a file of your own can begin with them."""
+    """Prints the built-in rules for security findings.
+
+    They hold without --rules; a file of your own can begin with them.
+    """
     from solowire.sources.bind9.security.security_rule import DEFAULT_RULES
 
     click.echo(DEFAULT_RULES, nl=False)
@@ -141,7 +144,7 @@ def forwarders(
     server: str | None,
     **options: Any,
 ) -> None:
-    """Publishes how the servers are to which a name server forwards.
+    """Publishes how the forwarders of a server are.
 
     Each is asked a real query every few seconds. A change of its status is told at once, its figures at an interval.
     """
@@ -165,9 +168,9 @@ def forwarders(
 def host(
     config: Path | None, interval: float | None, processes: tuple[str, ...], server: str | None, **options: Any
 ) -> None:
-    """Publishes the load of this host, and alerts when it stays above thresholds.
+    """Publishes the load of this host, and alerts.
 
-    CPU, memory, disks, network, and named's own process; in a container, what can be seen there.
+    It alerts where a figure stays above its threshold. CPU, memory, disks, network, and named's own process; in a container, what can be seen there.
     """
     check_texts()
     measured = {"interval_s": interval, "processes": list(processes) or None}

@@ -138,7 +138,7 @@ class WebServer:
         await asyncio.gather(*(server.finish() for server in self._servers))
 
     def _restore_socket(self, path: Path) -> bool:
-        """Raises OSError."""
+        """Makes the removed socket again. Raises OSError."""
         make_run_directory(path.parent)
         try:
             sock = listen_unix(path)

@@ -293,7 +293,7 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
             config.write_text(f'roles_file = "{roles}"\nlegacy = "off"\n[limits]\nmax_connections = 100\n')
             os.kill(pid, signal.SIGHUP)
             assert (await losing.closed())[0] == 1012  # and comes back, with what its role grants now
-        waiting = '"restart_needed": ["legacy"]'
+        waiting = f'"restart_needed": ["{config}: legacy"]'
         await asyncio.to_thread(system.wait_until, lambda: waiting in system.output.read_text(), "what waits is named")
         roles.write_text("[roles.reader]\npermissions = 7\n")
         os.kill(pid, signal.SIGHUP)

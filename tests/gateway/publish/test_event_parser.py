@@ -353,7 +353,7 @@ def required(event_type: EventType) -> dict[str, Any]:
     data = {}
     for field in msgspec.structs.fields(event_type.payload.struct):
         if field.required:
-            for value in (*values.values(), "info"):
+            for value in (*values.values(), "info", "running", []):
                 with suppress(msgspec.ValidationError):
                     msgspec.convert(value, field.type)
                     data[field.name] = value
