@@ -170,7 +170,8 @@ def host(
 ) -> None:
     """Publishes the load of this host, and alerts.
 
-    It alerts where a figure stays above its threshold. CPU, memory, disks, network, and named's own process; in a container, what can be seen there.
+    It tells of CPU, memory, disks, network, and named's own process; in a container, what can be seen there. It alerts
+    where a figure stays above its threshold.
     """
     check_texts()
     measured = {"interval_s": interval, "processes": list(processes) or None}
