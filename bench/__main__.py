@@ -26,6 +26,7 @@ from bench.cases import (
     overload,
     recovery,
     refusals,
+    security_rules,
     side_by_side,
     side_by_side_users,
     sources,
@@ -49,7 +50,7 @@ PAGES: dict[str, list[Benchmark]] = {
         *(overload.overload, backpressure.backpressure, never_read.never_read, refusals.refusals),
         *(aggregation.aggregation, leases.leases),
     ],
-    "": [compression.compression, history.history, sources.sources],
+    "": [compression.compression, history.history, sources.sources, security_rules.security_rules],
 }
 """The cases of each page in their order; under "" those of none."""
 CASES = {case.name: case for cases in PAGES.values() for case in cases}

@@ -227,11 +227,6 @@ def _make_statistics_parts(
     statistics = settings.source.statistics
     if statistics.url is None:
         return ()
-    if not statistics.url.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{statistics.url!r} is no address of a statistics channel: --statistics wants one such as "
-            "http://127.0.0.1:8053"
-        )
     return [
         StatisticsPart(
             statistics.url,

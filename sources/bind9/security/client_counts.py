@@ -68,11 +68,6 @@ class ClientCounts:
             self._move_window(count, elapsed)
         return count
 
-    def drop_idle(self, at: float) -> None:
-        """Forgets those who have done nothing for two windows."""
-        since = at - 2 * self.window_s
-        self._counts = {name: count for name, count in self._counts.items() if count.last_at >= since}
-
     def _move_window(self, count: ClientCount, elapsed: float) -> None:
         if 0 <= elapsed < 2 * self.window_s:
             count.before, count.matched_before = count.count, count.matched
@@ -85,16 +80,18 @@ class ClientCounts:
         count.samples = None
 
     def _shed(self, at: float) -> None:
-        self.drop_idle(at)
-        if len(self._counts) <= CLIENTS // 2:
-            return
-        totals = [count.count + count.before for count in self._counts.values()]
+        """Forgets half: the idle, those who did least, and of those that did as little the first."""
+        since = at - 2 * self.window_s
+        totals = [one.count + one.before if one.last_at >= since else 0 for one in self._counts.values()]
         least = sorted(totals)[-CLIENTS // 2]
-        room = CLIENTS // 2 - sum(total > least for total in totals)
+        surplus = sum(total >= least for total in totals) - CLIENTS // 2
         kept = {}
-        for (name, count), total in zip(reversed(self._counts.items()), reversed(totals), strict=True):
-            if total == least:  # of those that did equally little, the latest
-                room -= 1
-            if total > least or (total == least and room >= 0):
+        for (name, count), total in zip(self._counts.items(), totals, strict=True):
+            if total > least:
                 kept[name] = count
-        self._counts = dict(reversed(kept.items()))
+            elif total == least:
+                if surplus > 0:
+                    surplus -= 1
+                else:
+                    kept[name] = count
+        self._counts = kept

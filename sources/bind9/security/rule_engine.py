@@ -66,6 +66,7 @@ class _WatchedRule:
     def __init__(self, rule: SecurityRule) -> None:
         self.rule = rule
         self.threshold = rule.threshold
+        self.sample_from = min(2, rule.threshold)  # most clients of a flood of invented ones are seen once
         self.networks = rule.exempt_networks
         self.counts = ClientCounts(rule.window_s)
         self.episodes: dict[str | None, _Episode] = {}
@@ -144,7 +145,7 @@ class RuleEngine:
         count = watched.counts.find_count(client, at)
         count.count += 1
         count.last_at = at
-        if count.count <= SAMPLES:
+        if watched.sample_from <= count.count <= SAMPLES:
             _add_sample(count, seen)
         if count.count + count.before >= watched.threshold:
             total, _ = count.estimate(at, watched.counts.window_s)
@@ -159,7 +160,7 @@ class RuleEngine:
         if query.rcode != "NXDOMAIN":
             return
         count.matched += 1
-        if count.matched <= SAMPLES:
+        if watched.sample_from <= count.matched <= SAMPLES:
             _add_sample(count, query)
         if count.count + count.before >= watched.threshold:
             total, matched = count.estimate(at, watched.counts.window_s)

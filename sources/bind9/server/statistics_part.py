@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import structlog
 
-from solowire.errors import StatisticsError, TransferError
+from solowire.errors import ConfigError, StatisticsError, TransferError
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server.bind_state import BindState
@@ -53,6 +53,7 @@ class StatisticsPart:
 
     url: such as http://127.0.0.1:8053. state: what is known of the server, also by its log. counts_queries: publish
     `dns_query_stats`, if no other part does. drop_observers: told how many dnstap messages named has dropped since.
+    Raises ConfigError for a url that is none.
     """
 
     name = "statistics"
@@ -68,7 +69,7 @@ class StatisticsPart:
         counts_queries: bool,
         drop_observers: Sequence[Callable[[int], None]] = (),
     ) -> None:
-        self._url = url.rstrip("/").removesuffix("/server").removesuffix("/json/v1").rstrip("/")
+        self._url = _find_base(url)
         self._outlet = outlet
         self._state = state
         self._interval_s = interval_s
@@ -182,3 +183,18 @@ class StatisticsPart:
                 break
             shown[name] = serials[name]
         self._zones = {"zones": len(listed), "serials": shown}
+
+
+def _find_base(url: str) -> str:
+    """The channel's address, of that or of one of its pages. Raises ConfigError."""
+    try:
+        parsed = httpx.URL(url)
+        is_address = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:
+        is_address = False
+    if not is_address:
+        raise ConfigError(
+            f"{url!r} is no address of a statistics channel: source.statistics.url (--statistics) wants one such as "
+            "http://127.0.0.1:8053"
+        )
+    return url.rstrip("/").removesuffix("/server").removesuffix("/json/v1").rstrip("/")

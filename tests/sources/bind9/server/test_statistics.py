@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from solowire.domains.dns.event_types import CATALOG
-from solowire.errors import StatisticsError
+from solowire.errors import ConfigError, StatisticsError
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server import statistics_part
 from solowire.sources.bind9.server.bind_state import BindState
@@ -167,6 +167,13 @@ async def test_a_real_server(tmp_path: Path) -> None:
     warned = [entry for entry in logs if entry["event"] == "statistics_unavailable"]
     assert len(warned) == 1
     assert "statistics-channels" in warned[0]["hint"]
+
+
+@pytest.mark.parametrize("url", ["foo", "http://[::1", "ftp://127.0.0.1", "http://", "127.0.0.1:8053"])
+def test_an_address_that_is_none(url: str) -> None:
+    """Is refused at once, by the setting's name."""
+    with pytest.raises(ConfigError, match=r"source\.statistics\.url"):
+        StatisticsPart(url, RecordedOutlet(), BindState("ns1"), interval_s=10, zones_interval_s=10, counts_queries=True)
 
 
 @pytest.mark.parametrize(
