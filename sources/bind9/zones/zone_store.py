@@ -69,6 +69,11 @@ class HeldZone(msgspec.Struct, frozen=True, kw_only=True):
     is_gone: bool
     is_new: bool
 
+    @property
+    def serial(self) -> int | None:
+        """Of the held records; None if there are none."""
+        return None if self.soa is None else int.from_bytes(self.soa.data[-20:-16], "big")  # before four other numbers
+
 
 class ZoneStore:
     """The file of one server. address: as the settings name it. Raises ConfigError if it can't be had."""

@@ -11,6 +11,7 @@ What it keeps true:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sqlite3
 import time
@@ -92,6 +93,7 @@ class ZoneWatch:
         self._troubles: dict[ZoneName | str, TransferError] = {}
         self._said: dict[ZoneName | str, str] = {}
         self._said_at = 0.0
+        self._listed_at = -math.inf
         self._several: set[str] = set()
         self._away_until = 0.0
         self._changed = asyncio.Event()  # something is due, or may be
@@ -188,7 +190,7 @@ class ZoneWatch:
         try:
             if (zone := self._zones.get(name)) is None:
                 return
-            if self._clock() < self._deaf_until.get(name, 0.0):
+            if self._clock() < self._deaf_until.get(name, 0.0) or (not is_announced and self._is_listed(zone)):
                 return
             held = await self._follower.follow_zone(zone, self._keys[name.view], is_announced=is_announced)
             if name in self._zones:
@@ -205,6 +207,11 @@ class ZoneWatch:
             self._queue.finish_zone(name, self._clock(), wait_s=wait_s)
             self._changed.set()
             self._say_state()
+
+    def _is_listed(self, zone: HeldZone) -> bool:
+        """Whether the server's last list of zones, if it isn't old, has the serial that is held: no need to ask."""
+        is_fresh = self._clock() < self._listed_at + 2 * self._find_s
+        return is_fresh and zone.serial is not None and self._serials.get(zone.name) == zone.serial
 
     def _note_trouble(self, name: ZoneName, error: TransferError) -> float:
         """Keeps a trouble to be said; returns the seconds until the zone is asked for again."""
@@ -268,10 +275,15 @@ class ZoneWatch:
         self._serials = found
         fresh = [name for name in found if name not in self._zones]
         if fresh:
-            for held in await self._call(self._store.add_zones, fresh, is_new=not is_first):
-                self._add_zone(held)
+            for added in await self._call(self._store.add_zones, fresh, is_new=not is_first):
+                self._add_zone(added)
         if is_first:
             await self._call(self._store.mark_listed)
+        self._listed_at = self._clock()
+        for name, held in self._zones.items():
+            if held.serial is not None and found.get(name, held.serial) not in (None, held.serial):
+                self._queue.announce_zone(name)
+                self._changed.set()
         for name in [name for name in self._zones if name not in found]:
             await self._confirm_gone(name)
 
@@ -291,8 +303,10 @@ class ZoneWatch:
 
     def _say_state(self) -> None:
         """Sets the part's status, once all zones have been looked at, and logs what is new in what is in the way."""
-        if self._status.status == "starting" and not self._has_begun():
-            return
+        if self._status.status == "starting":
+            if not self._has_begun():
+                return
+            logger.info("zones_held", server=self._client.address, zones=len(self._zones), unseen=len(self._unseen))
         if self._troubles:
             first = sorted(self._troubles.items(), key=lambda item: str(item[0]))
             texts = [f"{name}: {trouble}" for name, trouble in first[:_SHOWN]]

@@ -58,7 +58,7 @@ class ZonesPart:
             raise ConfigError("no name server to watch zones of; name one with --zones-of")
         if not settings.names and settings.found_at is None:
             raise ConfigError(
-                "no zones to watch: name them with --zone-names, or name's statistics channel, which lists them, with "
+                "no zones to watch: name them with --zone-names, or give named's statistics channel, which lists them: "
                 "--zones-found-at http://127.0.0.1:8053"
             )
         self._settings = settings
