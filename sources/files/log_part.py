@@ -18,6 +18,9 @@ from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.line_meaning import LineInterpreter
 from solowire.sources.files.log_agent import run_log_agent
 
+BATCH = 1_000
+"""Events in one request. One waits for the last's answer, so that a small one would hold a busy log's agent back."""
+
 
 class LogPart:
     """Publishes what the lines of one log become. url, token: the gateway's. The rest as for `run_log_agent`."""
@@ -51,7 +54,7 @@ class LogPart:
             log_rejected(event, problem)
             acknowledgements.refuse_event(event["id"])
 
-        async with Publisher(self._url, self._token, on_refused=refuse) as publisher:
+        async with Publisher(self._url, self._token, batch=BATCH, on_refused=refuse) as publisher:
             await run_log_agent(
                 self._path,
                 self._interpreter,

@@ -26,7 +26,7 @@ from solowire.sources.files.pipe_lines import PipeLines
 
 STANDARD_INPUT = Path("-")
 """What a setting that names a file calls it."""
-BATCH = 500
+BATCH = 1_000
 STOP_S = 4.0
 """For which the last events may wait for their acknowledgement when the agent is told to end."""
 REPORT_S = 60.0
