@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -19,6 +18,7 @@ import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.auth.key_source import judge_by_fresh_keys
 from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
@@ -50,7 +50,7 @@ from solowire.backplane.messages import (
     UnrevokeRequest,
 )
 from solowire.backplane.router_link import RouterLink
-from solowire.errors import InvalidToken, RequestError, RequestRejected, UnknownKey
+from solowire.errors import InvalidToken, RequestError, RequestRejected
 from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.admission.connect_limiter import ConnectLimiter
 from solowire.gateway.admission.jitter import jitter_fraction
@@ -81,7 +81,7 @@ class RouterClient:
     timeout: seconds to wait for the router's answer. pace: users per second that come back from a lost shard.
 
     stats: what the router is told of this process. audit: the gateway's audit records. refresh_keys: waits for the keys
-    of a provider to be read again, and says whether they were. delayed_responses: to failed tokens, now;
+    of a provider to be read again (`KeySource.wait_for_refresh`). delayed_responses: to failed tokens, now;
     delayed_responses_total: ever.
     """
 
@@ -98,7 +98,7 @@ class RouterClient:
         addresses: ClientAddressResolver | None = None,
         stats: Callable[[], ShardStats | None] = lambda: None,
         audit: GatewayAudit | None = None,
-        refresh_keys: Callable[[], Awaitable[bool]] | None = None,
+        refresh_keys: Callable[[], Awaitable[float | None]] | None = None,
         leniency: Leniency | None = None,
     ) -> None:
         self.tokens = tokens
@@ -200,23 +200,13 @@ class RouterClient:
 
         Raises InvalidToken; RequestRejected if it can't be judged now.
         """
-        try:
+
+        def identify() -> Identity:
             if is_lenient:
                 return self.tokens.identify_leniently(token, time.time(), self.leniency)
             return self.tokens.identify(token, time.time())
-        except UnknownKey:
-            if self._refresh_keys is not None and await self._refresh_keys():
-                with suppress(UnknownKey):
-                    return self.tokens.identify(token, time.time())
-            if not self.tokens.has_keys:
-                raise RequestRejected(
-                    503,
-                    "keys_unavailable",
-                    "the keys that tokens are signed with can't be had now",
-                    "try again in a moment",
-                    2.0,
-                ) from None
-            raise
+
+        return await judge_by_fresh_keys(identify, self._refresh_keys)
 
     async def assign_old_client(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
         """As `assign_shard`, by an old client's path."""

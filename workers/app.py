@@ -14,8 +14,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from solowire.auth.failed_auth_limiter import FailedAuthLimiter
+from solowire.auth.key_source import judge_by_fresh_keys
 from solowire.auth.tokens import Tokens, parse_bearer
-from solowire.errors import RequestError, RequestRejected, UnknownKey
+from solowire.errors import RequestError, RequestRejected
 from solowire.model.access import Identity
 from solowire.observability.audit import ASKED_BY
 from solowire.observability.metrics import CONTENT_TYPE
@@ -44,7 +45,7 @@ class HttpApi:
         wrong_tokens: FailedAuthLimiter,
         reporter: ShardReporter | None = None,
         audit: Callable[..., None] = lambda event, **fields: None,
-        want_keys: Callable[[], object] | None = None,
+        refresh_keys: Callable[[], Awaitable[float | None]] | None = None,
         history: HistoryApi | None = None,
     ) -> None:
         self._history = history
@@ -54,7 +55,7 @@ class HttpApi:
         self._wrong_tokens = wrong_tokens
         self._tokens = tokens
         self._metrics = metrics
-        self._want_keys = want_keys
+        self._refresh_keys = refresh_keys
         self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +69,7 @@ class HttpApi:
                 await _send_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
             case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
                 try:
-                    body = self._stats(scope)
+                    body = await self._answer_stats(scope)
                 except RequestError as error:
                     await _send_problem(send, error)
                     return
@@ -97,26 +98,26 @@ class HttpApi:
 
         Raises InvalidToken, InvalidHistoryQuery, RequestRejected.
         """
-        now = self._loop.time()
         try:
-            identity = self._identify(parse_bearer(_header(scope, b"authorization")), now)
+            identity = await self._identify(parse_bearer(_header(scope, b"authorization")))
         except RequestError as error:
-            refusal = self._wrong_tokens.limit_error(error, _peer(scope), now)
+            refusal = self._wrong_tokens.limit_error(error, _peer(scope), self._loop.time())
             try:
                 raise refusal from None
             finally:
                 del refusal  # as below
         return await history.fetch_page(identity, scope["query_string"].decode("latin-1"), receive)
 
-    def _stats(self, scope: Scope) -> dict[str, Any]:
+    async def _answer_stats(self, scope: Scope) -> dict[str, Any]:
         """`/stats` (`?slowest=N` for more or fewer than ten connections) and `/stats/users/{user}`, for administrators.
 
         Raises InvalidToken, RequestRejected.
         """
-        shard, now = self._shard, self._loop.time()
+        shard = self._shard
         raw = _raw_path(scope)
         user = decode_user_name(raw.removeprefix(_USERS)) if raw.startswith(_USERS) else None
-        self._require_admin(scope, now, {} if user is None else {"about": user})
+        await self._require_admin(scope, {} if user is None else {"about": user})
+        now = self._loop.time()
         if user is not None:
             found = self._reporter.list_user(user, now)
             if not found:
@@ -136,20 +137,20 @@ class HttpApi:
             "slowest": slowest,
         }
 
-    def _require_admin(self, scope: Scope, now: float, about: dict[str, str]) -> None:
+    async def _require_admin(self, scope: Scope, about: dict[str, str]) -> None:
         """Checks that an administrator asks. Raises InvalidToken, RequestRejected."""
         about |= {"path": scope["path"], "address": _peer(scope)}
         if _header(scope, ASKED_BY.encode()):
             about["via"] = "gateway"  # as the peer says
         try:
-            identity = self._identify(parse_bearer(_header(scope, b"authorization")), now)
+            identity = await self._identify(parse_bearer(_header(scope, b"authorization")))
             about |= {"user": identity.user, "role": identity.role}
             if not identity.has_permission("admin"):
                 raise RequestRejected(
                     403, "forbidden", "statistics are for administrators", "use a token of a role that grants 'admin'"
                 )
         except RequestError as error:
-            refusal = self._wrong_tokens.limit_error(error, _peer(scope), now)
+            refusal = self._wrong_tokens.limit_error(error, _peer(scope), self._loop.time())
             self._audit("refused", action="administer", code=refusal.code, **about)
             try:
                 raise refusal from None
@@ -157,18 +158,13 @@ class HttpApi:
                 del refusal  # else it would hold this frame, which holds it, until the collector comes
         self._audit("administered", action="stats", **about)
 
-    def _identify(self, token: str, now: float) -> Identity:
+    async def _identify(self, token: str) -> Identity:
         """Verifies the token of a request. Raises InvalidToken, RequestRejected."""
-        try:
-            return self._tokens.identify(token, self._shard.clock.to_unix(now))
-        except UnknownKey as error:
-            if self._want_keys is not None:
-                self._want_keys()
-            if not self._tokens.has_keys:
-                raise RequestRejected(
-                    503, "keys_unavailable", error.message, "try again in a moment", retry_after=2
-                ) from None
-            raise
+
+        def identify() -> Identity:
+            return self._tokens.identify(token, self._shard.clock.to_unix(self._loop.time()))
+
+        return await judge_by_fresh_keys(identify, self._refresh_keys)
 
 
 def _raw_path(scope: Scope) -> bytes:

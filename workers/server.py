@@ -194,7 +194,7 @@ class _ShardServer:
             wrong_tokens=wrong_tokens,
             reporter=self._reporter,
             audit=self._audit,
-            want_keys=None if self._key_source is None else self._key_source.request_refresh,
+            refresh_keys=None if self._key_source is None else self._key_source.wait_for_refresh,
             history=HistoryApi(
                 self._shard.history,
                 self._shard.log.catalog,
@@ -274,9 +274,8 @@ class _ShardServer:
             await asyncio.sleep(CLOSING_CHECK_SECONDS)
 
     async def _await_keys(self, pending: PendingRefresh) -> None:
-        if self._key_source is not None:
-            await self._key_source.wait_for_refresh()
-        self._shard.retry_refresh(pending, self._loop.time())
+        wait = None if self._key_source is None else await self._key_source.wait_for_refresh()
+        self._shard.retry_refresh(pending, self._loop.time(), wait)
         self._schedule_run()
 
     def _tick(self) -> None:

@@ -480,9 +480,9 @@ class Shard:
         for connection in self._users.excess_over(message.user, message.connections):
             self._departures.close(connection, CloseCode.replaced)
 
-    def retry_refresh(self, pending: PendingRefresh, now: float) -> None:
-        """The keys that it waits for have been read again, or could not be."""
-        code = self._command_handler.retry_refresh(pending, now)
+    def retry_refresh(self, pending: PendingRefresh, now: float, keys_wait: float | None) -> None:
+        """The keys that it waits for have been read again, or can't be for `keys_wait` seconds."""
+        code = self._command_handler.retry_refresh(pending, now, keys_wait)
         self._settle(now)
         if code is not None:
             self._departures.close(pending.connection, code)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
+import msgspec
 
 from solowire.backplane.messages import ShardAddress
 from solowire.errors import RequestRejected
@@ -111,7 +112,26 @@ class ShardClient:
             raise RequestRejected(503, "shard_unavailable", message, _ASK_AGAIN, retry_after=1) from None
         except ValueError:
             body = None
+        if answer.status_code == 503:
+            raise _read_refusal(answer, shard)
         if not isinstance(body, dict):
             message = f"shard {shard.index} answered {answer.status_code}, which is no valid response"
             raise RequestRejected(502, "shard_bad_response", message, _SAME_SYSTEM)
         return body
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    detail: str
+    hint: str = ""
+
+
+def _read_refusal(answer: httpx.Response, shard: ShardAddress) -> RequestRejected:
+    """The word of a shard that can't answer now."""
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem("shard_unavailable", f"shard {shard.index} can't answer now", _ASK_AGAIN)
+    after = answer.headers.get("retry-after", "")
+    wait = int(after) if after.isdecimal() else 1
+    return RequestRejected(503, problem.code, problem.detail, problem.hint, retry_after=wait)

@@ -4,21 +4,28 @@ What it keeps true: nothing of it is waited for by the loop: DNS, TLS and socket
 taking apart of a set are a thread's. A fetch takes FETCH_SECONDS and MAX_BYTES at most and follows no redirect. There
 is one at a time; a key that nobody knows asks for one at most every UNKNOWN_KEY_SECONDS, however many come with such.
 Where it fails, or what comes is no set, the keys of before stay in use for `stale_s`, and then nobody is believed.
+
+A key is unknown for good by a set alone that was asked for after its token had come: as long as none can be had, or
+none is fetched for it yet, the key may be a new one, and nobody's token is wrong (`judge_by_fresh_keys`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import structlog
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.auth.key_places import is_loopback, is_url
 from solowire.auth.keys import PublicKeys, parse_key_set
+from solowire.errors import RequestRejected, UnknownKey
+from solowire.model.access import Identity
 
 FETCH_SECONDS = 5.0
 MAX_BYTES = 512 * 1024
@@ -27,7 +34,11 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 FILE_SECONDS = 2.0
 """How often a file is looked at, at least: it changes when somebody wants it to."""
 MAX_WAITING = 256
-"""So many may wait for a fetch that is under way; any more are told at once that their key is not known."""
+"""So many may wait for a fetch that is under way; any more are told at once to come again."""
+SHORTEST_WAIT_SECONDS = 1.0
+"""Sooner nobody is told to come again."""
+KEYS_UNAVAILABLE = ("keys_unavailable", "try again in a moment: the provider's keys have to be read again first")
+"""The code and the hint for a token that can't be judged now."""
 
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
 
@@ -55,6 +66,8 @@ class KeySource:
         self._raw = b""
         self._keys: PublicKeys | None = None
         self._read_at = float("-inf")  # when keys were read last with success
+        self._begun_at = float("-inf")  # when that was begun
+        self._next_at = float("-inf")  # when they are read again
         self._asked_at = float("-inf")  # when a key that is not known asked last
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -63,6 +76,7 @@ class KeySource:
         self._waiting_count = 0
         self.fetch_count = self.failed_count = 0
         self.is_failing = False
+        self._warnings = WarningPace()
 
     @property
     def age_s(self) -> float:
@@ -94,26 +108,34 @@ class KeySource:
             self._wake.set()
         return self._round
 
-    async def wait_for_refresh(self) -> bool:
-        """Waits for the fetch that a key that is not known is worth; whether there was one."""
+    async def wait_for_refresh(self) -> float | None:
+        """Waits for the fetch that a key that is not known is worth.
+
+        None if the keys have been read since the call, so that they say it all; else in how many seconds to come again.
+        """
+        came_at = self._loop.time()
         fetch = self.request_refresh()
         if fetch is None or self._waiting_count >= MAX_WAITING:
-            return False
+            return self._find_wait()
         self._waiting_count += 1
         try:
-            async with asyncio.timeout(FETCH_SECONDS + 1):
-                await asyncio.shield(fetch)
-        except TimeoutError:
-            return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FETCH_SECONDS + 1):
+                    await asyncio.shield(fetch)
         finally:
             self._waiting_count -= 1
-        return True
+        return None if self._begun_at >= came_at else self._find_wait()
+
+    def _find_wait(self) -> float:
+        """In how many seconds a key that is not known is worth a fetch, or there is one anyway."""
+        return max(SHORTEST_WAIT_SECONDS, min(self._next_at, self._asked_at + UNKNOWN_KEY_SECONDS) - self._loop.time())
 
     async def _run(self) -> None:
         while True:
             if self._round is None:
                 self._round = self._loop.create_future()
             pause = await self._fetch_once()
+            self._next_at = self._loop.time() + pause
             done, self._round = self._round, None
             done.set_result(None)
             self._wake.clear()
@@ -126,6 +148,7 @@ class KeySource:
     async def _fetch_once(self) -> float:
         """How long to wait until the next, in seconds."""
         self.fetch_count += 1
+        begun_at = self._loop.time()
         try:
             async with asyncio.timeout(self._fetch_seconds):
                 raw = await (self._get() if self._is_url else asyncio.to_thread(_read, Path(self._place)))
@@ -138,17 +161,19 @@ class KeySource:
                     )
         except Exception as error:  # whatever it is, the next one is tried
             return self._note_failure(_reason(error))
-        self._read_at = self._loop.time()
+        self._read_at, self._begun_at = self._loop.time(), begun_at
         self._backoff.reset()
         if self.is_failing:
             self.is_failing = False
+            self._warnings.reset()
             logger.warning("keys_available", source=self._place, hint="tokens of the provider are accepted again")
         return self._refresh_s * random.uniform(0.9, 1.0)  # noqa: S311
 
     def _note_failure(self, reason: str) -> float:
         self.failed_count += 1
-        left = self._read_at + self._stale_s - self._loop.time()
-        if not self.is_failing:
+        now = self._loop.time()
+        left = self._read_at + self._stale_s - now
+        if self._warnings.is_due(reason, now):
             hint = "the keys of before stay in use" if self._keys is not None else "tokens of the provider are refused"
             logger.error("keys_unavailable", source=self._place, reason=reason, hint=hint)
         self.is_failing = True
@@ -184,6 +209,28 @@ class KeySource:
                     raise ValueError(f"it is larger than {MAX_BYTES} bytes")
                 pieces.append(piece)
         return b"".join(pieces)
+
+
+async def judge_by_fresh_keys(
+    identify: Callable[[], Identity], refresh_keys: Callable[[], Awaitable[float | None]] | None
+) -> Identity:
+    """What `identify` gives, after reading the keys again if need be.
+
+    refresh_keys: as `KeySource.wait_for_refresh`. Raises InvalidToken; RequestRejected if it can't be judged now.
+    """
+    try:
+        return identify()
+    except UnknownKey:
+        if refresh_keys is None:
+            raise
+    wait = await refresh_keys()
+    try:
+        return identify()
+    except UnknownKey as error:
+        if wait is None:
+            raise
+        code, hint = KEYS_UNAVAILABLE
+        raise RequestRejected(503, code, error.message, hint, retry_after=wait) from None
 
 
 def _read(path: Path) -> bytes:

@@ -17,12 +17,12 @@ import httpx
 import msgspec
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import NAME_IT, START, ClientError, PublishRefused
 from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.retry_policy import (
     Fault,
     RetryDecision,
-    WarningPace,
     decide_retry,
     read_answer,
     read_undecodable,

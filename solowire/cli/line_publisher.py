@@ -23,12 +23,13 @@ import msgspec
 
 from solowire.algorithms.json_faults import describe_json_fault
 from solowire.algorithms.name_suggestion import suggest_name
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
 from solowire.runtime.standard_input import read_pieces
 from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import Accepted, Publisher
-from solowire.sdk.retry_policy import Fault, RetryDecision, WarningPace, decide_retry, wait_at_least
+from solowire.sdk.retry_policy import Fault, RetryDecision, decide_retry, wait_at_least
 
 MAX_LINE_BYTES = 2**20
 MOST_WAITING = 10_000

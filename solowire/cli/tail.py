@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import HistoryRefused, SubscriptionDenied
 from solowire.model.subscriptions import find_idle
@@ -20,7 +21,6 @@ from solowire.protocol.user_names import one_line
 from solowire.sdk.client import Client, ConnectionState
 from solowire.sdk.history import History
 from solowire.sdk.kept_subscriptions import describe_denial
-from solowire.sdk.retry_policy import WarningPace
 
 PATIENCE_SECONDS = 2.0
 ANSWER_SECONDS = 5.0

@@ -51,6 +51,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
 from solowire.model.subscriptions import (
     Wanted,
@@ -106,7 +107,6 @@ from solowire.sdk.request_pacer import RequestPacer
 from solowire.sdk.retry_policy import (
     FaultKind,
     RetryDecision,
-    WarningPace,
     close_code_of,
     decide_retry,
     wait_at_least,

@@ -20,6 +20,7 @@ import httpx
 import msgspec
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConnectionEnded, HistoryRefused
 from solowire.protocol.messages import ReceivedEvent
 from solowire.sdk.arguments import check_count, check_filter, check_names, check_optional_text, check_position
@@ -28,7 +29,6 @@ from solowire.sdk.retry_policy import (
     Fault,
     FaultKind,
     RetryDecision,
-    WarningPace,
     close_code_of,
     decide_retry,
     read_answer,

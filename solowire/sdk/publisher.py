@@ -30,6 +30,7 @@ import httpx
 import msgspec
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import PublishRefused
 from solowire.sdk.arguments import (
     Token,
@@ -46,7 +47,6 @@ from solowire.sdk.retry_policy import (
     Fault,
     FaultKind,
     RetryDecision,
-    WarningPace,
     decide_retry,
     read_answer,
     read_undecodable,

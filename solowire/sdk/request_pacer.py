@@ -11,8 +11,8 @@ import logging
 from collections import deque
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.sdk.connection_attempt import bound_seconds
-from solowire.sdk.retry_policy import WarningPace
 
 MAX_REFUSALS = 8
 """So many refused within REFUSALS_S, and what is said next waits: at ten a server ends the connection."""

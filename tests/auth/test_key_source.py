@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from solowire.algorithms import warning_pace
 from solowire.auth import key_source
 from solowire.auth.key_source import KeySource
 from solowire.auth.keys import PublicKeys
@@ -107,19 +109,61 @@ async def test_a_key_that_is_not_known_is_worth_one_fetch(server: JwksServer) ->
     async with Reader(server.url) as reader:
         await until(lambda: reader.given)
         server.document = {"keys": [SECOND.jwk()]}
-        assert all(await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100))))
+        assert await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100))) == [None] * 100
         assert reader.ids == [["first"], ["second"]]
         assert len(server.fetches) == 2
-        assert not any(await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100))))
+        waits = await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(100)))
+        assert all(wait is not None and 1 <= wait <= key_source.UNKNOWN_KEY_SECONDS for wait in waits)
         assert len(server.fetches) == 2
+
+
+async def test_a_set_that_was_asked_for_before_a_token_came_says_nothing_of_its_key(server: JwksServer) -> None:
+    """The provider may have changed it since: who comes while it is on its way is told to come again."""
+    async with Reader(server.url) as reader:
+        await until(lambda: reader.given)
+        server.delay_s = 0.3
+        first = asyncio.create_task(reader.source.wait_for_refresh())
+        await until(lambda: len(server.fetches) == 2)
+        late = asyncio.create_task(reader.source.wait_for_refresh())
+        assert await first is None
+        assert await late is not None
+
+
+async def test_a_key_that_is_not_known_while_the_provider_is_away(server: JwksServer) -> None:
+    """Nobody can know whether it is a new one: they are told when to come again, and then it is known."""
+    async with Reader(server.url) as reader:
+        await until(lambda: reader.given)
+        server.status = 503
+        wait = await reader.source.wait_for_refresh()
+        assert wait is not None
+        assert wait >= 1
+        server.status = 200
+        await until(lambda: not reader.source.is_failing)
+        assert reader.ids == [["first"]]
+
+
+async def test_an_outage_is_told_once_a_minute_and_with_each_new_reason(
+    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks at the log an hour later sees what is wrong now."""
+    async with Reader(server.url, refresh_s=0.01) as reader:
+        await until(lambda: reader.given)
+        monkeypatch.setattr(warning_pace, "REPEAT_WARNING_S", 0.5)
+        with structlog.testing.capture_logs() as lines:
+            server.status = 503
+            await until(lambda: len([line for line in lines if "503" in line["reason"]]) >= 2)
+            server.status, server.body = 200, b"<html>"
+            await until(lambda: any("not JSON" in line["reason"] for line in lines))
+            assert {line["event"] for line in lines} == {"keys_unavailable"}
 
 
 async def test_too_many_do_not_wait(server: JwksServer) -> None:
-    """More than so many are told at once that their key is not known."""
-    server.delay_s = 0.5
+    """More than so many are told at once to come again."""
     async with Reader(server.url) as reader:
-        found = await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(key_source.MAX_WAITING + 5)))
-        assert found.count(False) == 5
+        await until(lambda: reader.given)
+        server.delay_s = 0.5
+        waits = await asyncio.gather(*(reader.source.wait_for_refresh() for _ in range(key_source.MAX_WAITING + 5)))
+        assert waits.count(None) == key_source.MAX_WAITING
 
 
 async def test_the_loop_waits_for_nothing(server: JwksServer) -> None:

@@ -120,10 +120,10 @@ class Provided(ShardHarness):
         self.shard._command_handler._tokens = self.tokens
         self.shard._command_handler._max_pending = 1 if awaits else 0
 
-    def retry(self) -> None:
-        """The keys have been read for the one that waits."""
+    def retry(self, keys_wait: float | None = None) -> None:
+        """The keys have been read for the one that waits, or can't be for so many seconds."""
         [pending] = self.shard.take_pending_refreshes()
-        self.shard.retry_refresh(pending, self.now)
+        self.shard.retry_refresh(pending, self.now, keys_wait)
 
     def use(self, *keys: SigningKey) -> None:
         self.tokens.set_keys(parse_key_set(json.dumps({"keys": [key.jwk() for key in keys]}).encode()))
@@ -151,6 +151,17 @@ def test_a_refresh_waits_for_its_key() -> None:
     [error] = b.read_messages(connection)
     assert (error.id, error.code) == ("s", "invalid_token")
     assert not b.shard.take_pending_refreshes()
+
+
+def test_a_key_of_which_nobody_can_know() -> None:
+    """As long as the keys can't be read again a new one may be right: the client is told when to come again."""
+    b = Provided()
+    b.use(OLD)
+    connection = b.connect("alice")
+    b.say(connection, c.Refresh(token(NEW), "r"))
+    b.retry(keys_wait=7.5)
+    [error] = b.read_messages(connection)
+    assert (error.id, error.code, error.retry_after) == ("r", "keys_unavailable", 7.5)
 
 
 def test_a_connection_that_has_gone_meanwhile() -> None:

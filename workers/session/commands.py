@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from solowire.auth.key_source import KEYS_UNAVAILABLE, SHORTEST_WAIT_SECONDS
 from solowire.auth.tokens import Tokens
 from solowire.errors import InvalidMessage, InvalidToken, UnknownKey
 from solowire.fanout.recent_log import RecentLog
@@ -47,6 +48,9 @@ from solowire.workers.session.inbound_limits import (
     keep,
     updated_subscriptions,
 )
+
+NOT_ASKED = 0.0
+"""Nobody has tried to read the provider's keys for this refresh."""
 
 _ACCEPTING_STATES = (State.awaiting_hello, State.resuming, State.live)
 
@@ -182,8 +186,8 @@ class CommandHandler:
         pending, self._new_refreshes = self._new_refreshes, []
         return pending
 
-    def retry_refresh(self, pending: PendingRefresh, now: float) -> CloseCode | None:
-        """The keys of the provider have been read again, or could not be."""
+    def retry_refresh(self, pending: PendingRefresh, now: float, keys_wait: float | None) -> CloseCode | None:
+        """The keys of the provider have been read again, or can't be for `keys_wait` seconds."""
         self._pending_count -= 1
         connection, message = pending.connection, pending.message
         if connection.state in _ACCEPTING_STATES:
@@ -191,22 +195,27 @@ class CommandHandler:
                 if connection.state is State.resuming:
                     keep(message, connection)  # what is read for it is judged by the rights that it came with
                 else:
-                    self._refresh(connection, message, now, waits=False)
+                    self._refresh(connection, message, now, keys_wait)
             except InvalidMessage as error:
                 error.id = message.id
                 return self._reject(connection, error, now)
         return None
 
-    def _refresh(self, connection: Connection, message: Refresh, now: float, *, waits: bool = True) -> None:
+    def _refresh(
+        self, connection: Connection, message: Refresh, now: float, keys_wait: float | None = NOT_ASKED
+    ) -> None:
         try:
             identity = self._tokens.identify(message.token, self._clock.to_unix(now))
         except UnknownKey as error:
-            if waits and self._pending_count < self._max_pending:
+            if keys_wait == NOT_ASKED and self._pending_count < self._max_pending:
                 self._pending_count += 1
                 self._new_refreshes.append(PendingRefresh(connection, message))
                 return
-            code = error.code if self._tokens.has_keys else "keys_unavailable"
-            raise InvalidMessage(code, error.message, error.hint) from None
+            if keys_wait is None:
+                raise InvalidMessage(error.code, error.message, error.hint) from None
+            code, hint = KEYS_UNAVAILABLE
+            wait = max(SHORTEST_WAIT_SECONDS, keys_wait)
+            raise InvalidMessage(code, error.message, hint, retry_after=round(wait, 3)) from None
         except InvalidToken as error:
             raise InvalidMessage(error.code, error.message, error.hint) from None
         if identity.user != connection.identity.user:

@@ -74,6 +74,16 @@ async def test_a_shard_is_asked_over_its_unix_socket(asking: ShardClient, tmp_pa
         assert await asking.fetch_slowest(local, "t") == ["by unix"]
 
 
+async def test_a_shard_that_cannot_answer_now_is_heard(asking: ShardClient) -> None:
+    """Its own word goes to who asks, with when to come again; what is no word of its is told in the gateway's."""
+    problem = {"code": "keys_unavailable", "detail": "the key is not known", "hint": "try again", "status": 503}
+    async with shard(503, problem) as one, shard(503, b"<html>", 1) as other:
+        for place, code in ((one, "keys_unavailable"), (other, "shard_unavailable")):
+            with pytest.raises(RequestRejected) as refused:
+                await asking.fetch_slowest(place, "t")
+            assert (refused.value.status, refused.value.code, refused.value.retry_after) == (503, code, 1)
+
+
 async def test_a_user_is_asked_for_at_its_shard_first_and_then_elsewhere(asking: ShardClient) -> None:
     """Others are only asked if the owner has no connection of the user, which may be about to move."""
     heads: list[bytes] = []
