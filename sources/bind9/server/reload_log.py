@@ -28,7 +28,11 @@ _ZONES = re.compile(r"(?:reloading|loading new) zones failed(?:: (.*))?", re.DOT
 _COMMAND = re.compile(r"received control channel command '(?P<command>.*)'", re.DOTALL)
 _VERSION = re.compile(r"starting BIND (?P<version>[!-~]+)(?: .*)?", re.DOTALL)
 _EXIT = re.compile(r"exiting(?: \((?P<reason>.+)\))?")
-_ZONE = re.compile(r"zone (?P<zone>[!-~]+)/[A-Z]+(?:/(?P<view>[^:]+))?: (?P<text>.*)", re.DOTALL)
+_ZONE = re.compile(
+    r"zone (?P<zone>[!-~]+?)/[A-Z]+(?:/(?P<view>[^:]+?))?(?: \((?:un)?signed\))?: (?P<text>.*)", re.DOTALL
+)
+_ZONE_FILE = re.compile(r"(?:dns_\w+: )?(?P<file>[^\s:]+):\d+: .+", re.DOTALL)
+_LOADING = re.compile(r"loading from (?:master|primary) file (?P<file>\S+) failed: .*", re.DOTALL)
 _LOADED = re.compile(r"loaded serial (?P<serial>\d{1,10})(?: .*)?", re.DOTALL)
 _NOT_LOADED = "not loaded due to errors."
 _PLACE = re.compile(r"(?!none:)[^\s:]+:\d+: .+", re.DOTALL)  # a configuration file's line
@@ -64,6 +68,7 @@ class ReloadLog:
         self._errors: list[str] = []
         self._omitted_count = 0
         self._zone_errors: dict[str, str] = {}
+        self._file_error = ("", "")  # the latest line that tells of a fault in a zone's file: the file, and all of it
         self._is_reading = False
         self._has_reloaded = False
         self._began_at: str | None = None
@@ -146,7 +151,10 @@ class ReloadLog:
         elif _BAD_WORDS.search(text) is not None:
             if name not in self._zone_errors and len(self._zone_errors) >= ERRORS:
                 self._zone_errors.pop(next(iter(self._zone_errors)))
-            self._zone_errors[name] = self._mask(text)[:ERROR_CHARACTERS]
+            error = self._mask(text)[:ERROR_CHARACTERS]
+            if (loading := _LOADING.fullmatch(text)) is not None and loading["file"] == self._file_error[0]:
+                error = f"{self._file_error[1]}\n{error}"
+            self._zone_errors[name] = error
         return NO_NEWS
 
     def _end_zone_command(self, name: str) -> None:
@@ -155,6 +163,8 @@ class ReloadLog:
 
     def _keep_error(self, line: LogLine) -> ServerNews | None:
         """Keeps a line of what may become a failure."""
+        if (place := _ZONE_FILE.fullmatch(line.message)) is not None:
+            self._file_error = (place["file"], self._mask(line.message)[:ERROR_CHARACTERS])
         if not self._is_reading:
             return None if line.category not in ("general", "config", "zoneload") else NO_NEWS
         if line.severity is not None:

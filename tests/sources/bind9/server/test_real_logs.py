@@ -104,6 +104,10 @@ async def test_reloads_and_status(tmp_path: Path, log: str) -> None:
         named.rndc("reload")
         named.conf.write_text(named.make_conf())
         named.rndc("reload")
+        (named.dir / "rpz.zone").write_text(f"{(named.dir / 'rpz.zone').read_text()}x A 192.0.2\n")
+        named.rndc("reload", "rpz.malware")
+        (named.dir / "rpz.zone").write_text((named.dir / "rpz.zone").read_text().replace("x A 192.0.2\n", ""))
+        named.rndc("reload", "rpz.malware")
         named.stop()
         named.start()
 
@@ -118,9 +122,12 @@ async def test_reloads_and_status(tmp_path: Path, log: str) -> None:
         (True, None),
         (False, "gone.example"),
         (True, None),
+        (False, "rpz.malware"),
+        (True, "rpz.malware"),
     ]
     assert [data.get("actor") for data in reloads[:2]] == ["rndc reconfig", "rndc reload"]
     assert "nonsense" in reloads[1]["error"]
     assert "file not found" in reloads[3]["error"]
+    assert "rpz.zone:12" in reloads[5]["error"]
     assert told.outcomes == [True, False, True, True]
     assert [data["status"] for data in publisher.of_type("bind_status")] == ["running", "stopped", "running"]

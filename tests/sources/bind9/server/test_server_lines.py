@@ -307,6 +307,21 @@ def test_a_zone_that_could_not_be_loaded_is_told() -> None:
     }
 
 
+def test_a_fault_in_a_zone_file_is_told_with_its_line() -> None:
+    """Named tells the place in a line of its own; signed zones have two names."""
+    events = read(
+        make_lines(),
+        "dns_rdata_fromtext: z.zone:5: near '192.0.2': bad dotted quad",
+        "zone z.example/IN (unsigned): loading from master file z.zone failed: bad dotted quad",
+        "zone z.example/IN (unsigned): not loaded due to errors.",
+    )
+    assert events[0].data["zone"] == "z.example"
+    assert events[0].data["error"].split("\n") == [
+        "dns_rdata_fromtext: z.zone:5: near '192.0.2': bad dotted quad",
+        "loading from master file z.zone failed: bad dotted quad",
+    ]
+
+
 def test_the_reload_of_one_zone() -> None:
     """By `rndc reload ZONE`; a zone that is loaded by itself is no reload."""
     lines = make_lines()
