@@ -60,6 +60,7 @@ from solowire.model.subscriptions import (
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.deflate import SUFFIX
 from solowire.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     REPLAYING,
     ClientMessage,
     Codec,
@@ -491,6 +492,8 @@ class Client:
             self._start_connection(socket, welcome)
             await self._receive(socket, welcome.heartbeat_s * MISSED_HEARTBEATS)
         except ConnectionClosed as gone:
+            if gone.rcvd is not None and gone.rcvd_then_sent and gone.rcvd.code == CloseCode.too_big:
+                self._refuse_largest(is_welcomed=self._socket is not None)
             code, reason = (ABNORMAL, "") if gone.rcvd is None else (gone.rcvd.code, gone.rcvd.reason)
             raise make_lost(code, reason or "connection lost") from None
         finally:
@@ -503,6 +506,18 @@ class Client:
                 asked.resolve(None)
             if socket is not None:
                 await socket.close()
+
+    def _refuse_largest(self, *, is_welcomed: bool) -> None:
+        """The server, or a proxy, has closed the connection since a message was too big: it is not said again.
+
+        Raises MessageRefused if that is the `hello`, without which there is no connection.
+        """
+        refusal = Error(CloseCode.too_big.name, _TOO_BIG, "use fewer or shorter filters, or a shorter token")
+        if not is_welcomed:
+            raise MessageRefused(refusal.code, refusal.message, refusal.hint)
+        asked = max(self._pending_requests.values(), key=lambda asked: asked.size, default=None)
+        if asked is not None:
+            asked.resolve(refusal)
 
     def _may_be_our_own(self) -> bool:
         """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
@@ -621,6 +636,10 @@ class Client:
         """Says `message` and returns its answer; says it again if the connection ends first, or it came too fast."""
         if self._runner is None:
             raise RuntimeError("enter the client first: `async with client`")
+        size = len(msgspec.json.encode(message(next(self._ids))))
+        if size > MAX_MESSAGE_BYTES:
+            fault = f"the message has {size} bytes; {MAX_MESSAGE_BYTES} bytes are the most"
+            raise MessageRefused(CloseCode.too_big.name, fault)
         self._buffer.begin_asking()
         slower = self._pacer.make_backoff()
         try:
@@ -634,7 +653,7 @@ class Client:
                             continue  # it was lost while this waited for its turn
                         raise self._end
                     asked = self._pending_requests[id] = _PendingRequest(
-                        asyncio.get_running_loop().create_future(), change
+                        asyncio.get_running_loop().create_future(), change, size
                     )
                     # A fault is not looked at here: whatever it is, the reading sees it too, and settles all answers.
                     with suppress(ConnectionClosed):
@@ -682,6 +701,8 @@ class Client:
 
 # ---------------------------------------------------------------------------------------------------- its parts
 
+_TOO_BIG = "the connection was closed with 1009, message too big, upon this one"
+
 _HAS_CODE = frozenset(
     {
         FaultKind.no_gateway,
@@ -696,11 +717,14 @@ _HAS_CODE = frozenset(
 
 
 class _PendingRequest:
-    """A message whose answer is awaited. change: what the answer does to the subscriptions that are kept."""
+    """A message whose answer is awaited. change: what that does to the subscriptions that are kept. size: in bytes."""
 
-    def __init__(self, answer: asyncio.Future[ServerMessage | None], change: Callable[[Wanted], Wanted] | None) -> None:
+    def __init__(
+        self, answer: asyncio.Future[ServerMessage | None], change: Callable[[Wanted], Wanted] | None, size: int
+    ) -> None:
         self.answer = answer
         self.change = change
+        self.size = size
 
     def resolve(self, message: ServerMessage | None) -> None:
         """None: the connection ended first."""

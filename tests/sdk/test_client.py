@@ -986,6 +986,46 @@ async def test_a_hello_that_is_too_big_ends_it(fake: Fake, subscriptions: list[s
     assert len(fake.tokens) == 1
 
 
+async def test_a_message_that_is_too_big_is_refused_here(fake: Fake) -> None:
+    """No server takes more than 64 KB: it is not sent, whatever it is, and the connection goes on."""
+    async with connected(fake) as (client, peer):
+        with pytest.raises(MessageRefused, match="65536 bytes"):
+            await client.refresh("a." + "b" * 70_000 + ".c")
+        with pytest.raises(MessageRefused, match="bytes"):
+            await client.subscribe(["custom." + "x" * 70_000])
+        with pytest.raises(MessageRefused, match="65536 bytes"):
+            await client.unsubscribe(["custom." + "x" * 70_000])
+        await peer.say({"type": "ping"})
+        assert await peer.hear() == {"type": "pong"}
+    assert len(fake.tokens) == 1
+
+
+async def test_a_message_upon_which_the_connection_was_closed_as_too_big_is_not_repeated(fake: Fake) -> None:
+    """A proxy may take less than the server: what was largest is refused, all else is said again, and that is all."""
+    async with connected(fake) as (client, peer):
+        small, large = asyncio.create_task(client.stats()), asyncio.create_task(client.refresh("b" * 5000))
+        assert {(await peer.hear())["type"] for _ in range(2)} == {"stats", "refresh"}
+        await peer.socket.close(1009)
+        with pytest.raises(MessageRefused, match="1009"):
+            await large
+        peer = await fake.accept()
+        asked = await peer.hear()
+        assert asked["type"] == "stats"
+        await peer.say({"type": "reply", "id": asked["id"], "data": {"shard": 0}})
+        assert await small == {"shard": 0}
+
+
+async def test_a_hello_upon_which_the_connection_is_closed_as_too_big_ends_it(fake: Fake) -> None:
+    """The same one would be said again and again; before the first welcome, and after it."""
+    async with connected(fake) as (client, peer):
+        await peer.socket.close(1012)
+        peer = await fake.peer()
+        await peer.hear()
+        await peer.socket.close(1009)
+        with pytest.raises(MessageRefused, match="1009"):
+            await anext(client)
+
+
 async def test_a_question_that_came_too_fast_is_asked_again(fake: Fake) -> None:
     """`rate_limited` is no refusal: the same is said again, no sooner than the server said, until it is answered."""
     clock = asyncio.get_running_loop().time
