@@ -28,7 +28,7 @@ from solowire.cli.gateway_requests import PATIENCE_S
 from solowire.errors import ConfigError, PublishRefused
 from solowire.runtime.standard_input import read_pieces
 from solowire.sdk.arguments import Token
-from solowire.sdk.publisher import Accepted, Publisher
+from solowire.sdk.publisher import NO_EVENT, Accepted, Publisher
 from solowire.sdk.retry_policy import Fault, RetryDecision, decide_retry, wait_at_least
 
 MAX_LINE_BYTES = 2**20
@@ -41,8 +41,6 @@ MOST_COMPLAINTS = 100
 STOP_SECONDS = 5.0
 """For which what is under way is waited for when a signal ends the command."""
 CHECK_SECONDS = 1.0
-NO_EVENT = "empty_request"
-"""The gateway's code for a request without an event, by somebody who may publish some."""
 FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
@@ -274,11 +272,13 @@ class _PatientPublisher(Publisher):
                 click.echo(f"solowire: {self._url} {answer.text}; trying on, Ctrl-C ends", err=True)
             await asyncio.sleep(max(CHECK_SECONDS, wait_at_least(answer)))
 
-    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
+    async def _post_until_settled(
+        self, items: list[bytes], retry_for: float | None, *, is_whole: bool = False
+    ) -> Accepted | Fault:
         if not self._has_succeeded:
-            return await super()._post_until_settled(items, retry_for)
+            return await super()._post_until_settled(items, retry_for, is_whole=is_whole)
         pace, was_said = WarningPace(), False
-        settling = asyncio.ensure_future(super()._post_until_settled(items, None))
+        settling = asyncio.ensure_future(super()._post_until_settled(items, None, is_whole=is_whole))
         try:
             while not (await asyncio.wait({settling}, timeout=PATIENCE_S))[0]:
                 fault = self._last_fault

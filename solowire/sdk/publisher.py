@@ -13,7 +13,9 @@ What it keeps true:
 * The buffer has a bound, `buffer_events`; at that bound `publish()` raises BufferFull at once.
 
 What an answer means stands in `solowire.sdk.retry_policy`: after one success only what the gateway itself calls final
-stops the publisher. What goes wrong is logged as a warning at once, and once a minute while it lasts.
+stops the publisher. Where somebody else refuses a request, the gateway is asked by one without events: if it answers,
+the events may be what is refused, and they must not stop the others (`solowire.sdk.foreign_refusals`). What goes wrong
+is logged as a warning at once, and once a minute while it lasts.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from solowire.sdk.arguments import (
 )
 from solowire.sdk.bulk_operation import BulkOperation
 from solowire.sdk.event_encoding import encode_event, encode_whole_event
+from solowire.sdk.foreign_refusals import ForeignRefusals, describe_refusal
 from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.publish_buffer import PublishBuffer
 from solowire.sdk.retry_policy import (
@@ -48,6 +51,7 @@ from solowire.sdk.retry_policy import (
     FaultKind,
     RetryDecision,
     decide_retry,
+    may_be_of_events,
     read_answer,
     read_undecodable,
     wait_at_least,
@@ -57,6 +61,9 @@ from solowire.sdk.token_source import TokenSource, TokenUnavailable
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 10.0
 """The first and the last ceiling of the wait between two attempts; full jitter."""
+
+NO_EVENT = "empty_request"
+"""The gateway's code for a request without an event, by somebody who may publish some."""
 
 Problem = dict[str, object]
 
@@ -89,7 +96,8 @@ class Publisher:
     asked again, paced, while the gateway answers 401. batch: events in one request. linger: seconds that an event waits
     for company. buffer_events: that are not accepted yet. retry_for: seconds to go on trying what can succeed later
     (docs/sdk-retries.md), then the publisher stops; None means for ever. timeout: seconds for one request.
-    on_refused(event, problem): the gateway named this event as one that it doesn't take. event: as it was sent.
+    on_refused(event, problem): the gateway named this event as one that it doesn't take, or
+    somebody before it goes on refusing it (code `refused_elsewhere`). event: as it was sent.
 
     Raises TypeError or ValueError for arguments of another kind.
     """
@@ -130,6 +138,8 @@ class Publisher:
         self._has_succeeded = False
         self._last_fault: Fault | None = None  # since the last success
         self._warnings = WarningPace()
+        self._refusals = ForeignRefusals()
+        self._refused_events: Fault | None = None  # the newest answer that is held to be about the events
         self._http: httpx.AsyncClient | None = None
         self._worker: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -271,7 +281,7 @@ class Publisher:
             items = [encode_whole_event(events, "$")]
         else:
             items = [encode_whole_event(event, f"$[{index}]") for index, event in enumerate(events)]
-        answer = await self._post_until_settled(items, self._retry_for or 0.0)
+        answer = await self._post_until_settled(items, self._retry_for or 0.0, is_whole=True)
         if isinstance(answer, Accepted):
             self._count_accepted(answer)
             return answer
@@ -340,14 +350,19 @@ class Publisher:
                         runs.append(rest)
                 case FaultKind.bad_events | FaultKind.too_large if len(run) == 1:
                     self._refuse(run[0], answer.problem)
-                case FaultKind.bad_events | FaultKind.too_large | FaultKind.foreign_too_large if len(run) > 1:
-                    half = len(run) // 2
-                    runs += [run[half:], run[:half]]
-                case _:
+                case FaultKind.bad_events | FaultKind.too_large:
+                    runs += _halve(run)
+                case _ if answer is not self._refused_events:
                     raise self._make_error(answer)
+                case _ if len(run) > 1:
+                    runs += _halve(run)
+                case _:
+                    self._refusals.give_up(answer.status)
+                    self._refuse(run[0], describe_refusal(answer.status, answer.reason))
         self._buffer.keep_sending([])
 
     def _count_accepted(self, answer: Accepted) -> None:
+        self._refusals.accept()
         self.stats.accepted += answer.accepted
         self.stats.duplicates += answer.duplicates
 
@@ -364,12 +379,19 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ requests
 
-    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Accepted | Fault:
-        """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds."""
+    async def _post_until_settled(
+        self, items: list[bytes], retry_for: float | None, *, is_whole: bool = False
+    ) -> Accepted | Fault:
+        """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds.
+
+        is_whole: they are not sent in parts. If somebody else than the gateway goes on refusing them, the answer is
+        `_refused_events` too; several that may be sent in parts have it at once.
+        """
         clock = asyncio.get_running_loop().time
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
         began = clock()
         is_renewed = False
+        refused_count = 0  # in a row, while the gateway answered other requests
         while True:
             answer = await self._post(items)
             if isinstance(answer, Accepted):
@@ -377,18 +399,26 @@ class Publisher:
                 self._warnings.reset()
                 return answer
             self._last_fault = answer
+            others_pass = may_be_of_events(answer) and await self._is_answering()
+            refused_count = refused_count + 1 if others_pass else 0
             action = decide_retry(
                 answer,
                 succeeded=self._has_succeeded,
                 renewable=self._token.is_renewable,
                 trying_s=clock() - began,
+                others_pass=others_pass,
             )
             if action is RetryDecision.renew:
                 self._bearer = ""
                 if not is_renewed:  # it has most likely just expired
                     is_renewed = True
                     continue
-            elif action is not RetryDecision.retry and not (action is RetryDecision.split_or_retry and len(items) == 1):
+            elif action is RetryDecision.retry_apart:
+                is_divisible = len(items) > 1 and not is_whole
+                if is_divisible or self._refusals.is_enough(refused_count, answer.status):
+                    self._refused_events = answer
+                    return answer
+            elif action is not RetryDecision.retry:
                 return answer
             wait = backoff.next_delay(at_least=wait_at_least(answer))
             if retry_for is not None and clock() - began + wait > retry_for:
@@ -399,6 +429,14 @@ class Publisher:
             )
             await asyncio.sleep(wait)
             self.stats.retries += 1
+
+    async def _is_answering(self) -> bool:
+        """Whether the gateway answers a request of ours that has no events; a first success, if it does."""
+        answer = await self._post([])
+        if isinstance(answer, Accepted) or answer.problem.get("code") != NO_EVENT:
+            return False
+        self._has_succeeded = True
+        return True
 
     async def _post(self, items: list[bytes]) -> Accepted | Fault:
         assert self._http is not None  # noqa: S101 - entered
@@ -429,6 +467,12 @@ class Publisher:
 
 
 # ---------------------------------------------------------------------------------------------------- answers
+
+
+def _halve(run: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """The second half and the first, which is sent first."""
+    half = len(run) // 2
+    return run[half:], run[:half]
 
 
 class _ItemFault(msgspec.Struct):

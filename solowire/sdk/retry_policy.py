@@ -44,7 +44,9 @@ class RetryDecision(Enum):
     renew = "ask the token function for another token and try again, with backoff; without a function: raise"
     renew_at_first = "the same, for 30 s at most"
     split = "send fewer at once; a single event is handed back (`on_refused`)"
-    split_or_retry = "send fewer at once; a single event: try again, with backoff"
+    retry_apart = (
+        "try again, with backoff; of events: fewer at once, and a single one is handed back in the end (see below)"
+    )
     stop = "raise"
 
 
@@ -78,16 +80,16 @@ POLICY: Mapping[FaultKind, tuple[RetryDecision, RetryDecision]] = {
     FaultKind.no_host: (_STOP, _RETRY),
     FaultKind.no_tls: (_STOP, _RETRY),
     FaultKind.passing: (_RETRY, _RETRY),
-    FaultKind.no_gateway: (_STOP, _RETRY),
-    FaultKind.foreign: (_STOP, _RETRY),
-    FaultKind.unknown: (_STOP, _RETRY),
+    FaultKind.no_gateway: (_STOP, RetryDecision.retry_apart),
+    FaultKind.foreign: (_STOP, RetryDecision.retry_apart),
+    FaultKind.unknown: (_STOP, RetryDecision.retry_apart),
     FaultKind.token: (RetryDecision.renew_at_first, RetryDecision.renew),
     FaultKind.final: (_STOP, _STOP),
     FaultKind.taken: (_STOP, _STOP),
     FaultKind.ticket: (_RETRY, _RETRY),
     FaultKind.bad_events: (RetryDecision.split, RetryDecision.split),
     FaultKind.too_large: (RetryDecision.split, RetryDecision.split),
-    FaultKind.foreign_too_large: (RetryDecision.split_or_retry, RetryDecision.split_or_retry),
+    FaultKind.foreign_too_large: (RetryDecision.retry_apart, RetryDecision.retry_apart),
     FaultKind.no_token: (_RETRY, _RETRY),
     FaultKind.token_fault: (_STOP, _RETRY),
     FaultKind.closed: (_RETRY, _RETRY),
@@ -140,12 +142,22 @@ class Fault(msgspec.Struct, frozen=True):
         return self.reason.removeprefix(f"answered {self.status} ")
 
 
-def decide_retry(fault: Fault, *, succeeded: bool, renewable: bool, trying_s: float = 0.0) -> RetryDecision:
-    """What to do: `retry`, `split`, `split_or_retry` or `stop`, or `renew` with a token function alone.
+def may_be_of_events(fault: Fault) -> bool:
+    """Whether it may be about the events that were sent, which somebody else than the gateway refuses."""
+    return POLICY[fault.kind][True] is RetryDecision.retry_apart
+
+
+def decide_retry(
+    fault: Fault, *, succeeded: bool, renewable: bool, trying_s: float = 0.0, others_pass: bool = False
+) -> RetryDecision:
+    """What to do: `retry`, `split` or `stop`, or `renew` with a token function, or `retry_apart` if others pass.
 
     succeeded: once at least. renewable: there is a token function. trying_s: for how long there was no success.
+    others_pass: the gateway answers other requests meanwhile, if that is known.
     """
     action = POLICY[fault.kind][succeeded]
+    if action is RetryDecision.retry_apart and not others_pass:
+        return RetryDecision.retry
     if action in (RetryDecision.renew, RetryDecision.renew_at_first) and not renewable:
         return RetryDecision.stop
     if action is RetryDecision.renew_at_first:

@@ -20,6 +20,7 @@ import structlog
 
 from solowire.errors import BufferFull
 from solowire.sdk.arguments import Token
+from solowire.sdk.foreign_refusals import REFUSED_ELSEWHERE
 from solowire.sdk.publisher import Publisher
 
 BUFFER_EVENTS = 10_000
@@ -155,11 +156,14 @@ class EventOutlet:
 
 
 def log_rejected(event: dict[str, Any], problem: dict[str, object]) -> None:
-    """Says that the gateway refused an event by name: a fault of ours, or another version's catalogue."""
+    """Says that an event was refused: by name, a fault of ours or another version's catalogue, or by somebody else."""
+    way_out = "run the same version of the source and of the gateway"
+    if problem.get("code") == REFUSED_ELSEWHERE:
+        way_out = str(problem["hint"])
     logger.warning(
         "event_rejected",
         id=event["id"],
         type=event["type"],
         problem=problem,
-        hint="the event is left out; run the same version of the source and of the gateway",
+        hint=f"the event is left out; {way_out}",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from solowire.sdk.publisher import Accepted, Publisher
+from solowire.sdk.retry_policy import Fault
 from tests.chaos.checker import ALTERED, REFUSED, Ack, Violation
 from tests.chaos.oracle import Made
 
@@ -124,8 +125,10 @@ class WatchedPublisher(Publisher):
         self._ledger.made[event.id] = event
         await self.publish(event.type, event.data, id=event.id, user=event.user)
 
-    async def _post_until_settled(self, items: list[bytes], retry_for: float | None) -> Any:
-        answer = await super()._post_until_settled(items, retry_for)
+    async def _post_until_settled(
+        self, items: list[bytes], retry_for: float | None, *, is_whole: bool = False
+    ) -> Accepted | Fault:
+        answer = await super()._post_until_settled(items, retry_for, is_whole=is_whole)
         ids = [msgspec.json.decode(item, type=_Identified).id for item in items]
         if isinstance(answer, Accepted):
             self._ledger.acknowledged(ids, answer, self._clock())

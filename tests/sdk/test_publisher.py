@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from solowire.errors import BufferFull, PublishRefused
 from solowire.model.events import Priority
 from solowire.sdk.arguments import check_json
+from solowire.sdk.foreign_refusals import FIRST_TRIES, MOST_IN_A_ROW
 from solowire.sdk.publisher import Accepted, Publisher
 from tests.support.publish_gateway import Gateway, Reply, page, problem
 
@@ -248,7 +249,7 @@ async def test_large_batches_are_split(gateway: Gateway) -> None:
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_stops_when_nothing_can_succeed(gateway: Gateway, status: int) -> None:
     """Without the right to publish, or at a wrong address, it stops; the next call says so and nothing is lost."""
-    gateway.script.append(problem(status, "no right"))
+    gateway.judge = lambda events: problem(status, "no right")
     publisher = await Publisher(gateway.url, "tok").__aenter__()
     await publish(publisher, 0)
     for use in (publisher.drain, lambda: publish(publisher, 1), lambda: publisher.__aexit__(None, None, None)):
@@ -370,10 +371,89 @@ async def test_a_proxy_that_takes_less_is_sent_less(gateway: Gateway, monkeypatc
     assert refused == []
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between two attempts are short."""
+    monkeypatch.setattr("solowire.sdk.publisher.RETRY_MIN_S", 0.001)
+    monkeypatch.setattr("solowire.sdk.publisher.RETRY_MAX_S", 0.001)
+
+
+def refuse_words(answer: Reply) -> Callable[[list[dict[str, Any]]], Reply | None]:
+    """What a firewall for web applications does: it refuses each request that has an odd event."""
+    return lambda events: answer if any(event["data"].get("n", 0) % 2 for event in events) else None
+
+
+FIREWALLS = [page(403), page(406), page(302, location="/blocked"), page(200), page(413), problem(404, code="new")]
+
+
+@pytest.mark.parametrize("answer", FIREWALLS)
+@pytest.mark.parametrize("before", [[], [0, 2]], ids=["at first", "later"])
+async def test_an_event_that_another_refuses_does_not_stop_the_others(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, answer: Reply, before: list[int]
+) -> None:
+    """While the gateway answers other requests, the refused events are found by halving, tried, and handed back."""
+    hurry(monkeypatch)
+    gateway.judge = refuse_words(answer)
+    refused: list[tuple[int, dict[str, object]]] = []
+    note = lambda event, problem: refused.append((event["data"]["n"], problem))  # noqa: E731
+    async with Publisher(gateway.url, "tok", on_refused=note) as publisher:
+        if before:
+            await publish(publisher, *before)
+            await publisher.drain()
+        await publish(publisher, 4, 6, 1, 8, 3, 10, 12)
+        await publisher.drain()
+        assert (publisher.stats.refused, publisher.unsent) == (2, [])
+    assert gateway.values == [*before, 4, 6, 8, 10, 12]
+    assert [n for n, _ in refused] == [1, 3]
+    for _, told in refused:
+        assert told["status"] in (answer[0], 0)
+        assert "answers other requests" in str(told["detail"])
+    alone = [ids for ids in gateway.requests if len(ids) == 1]
+    assert 3 <= max(alone.count(ids) for ids in alone) <= FIRST_TRIES + 1
+
+
+async def test_an_event_alone_is_tried_for_long_enough(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes within FIRST_TRIES costs no event, though the gateway answers other requests meanwhile."""
+    hurry(monkeypatch)
+    answers = deque([page(403)] * (FIRST_TRIES - 1))
+    gateway.judge = lambda events: answers.popleft() if events and answers else None
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, 0)
+        await publisher.drain()
+        assert publisher.stats.refused == 0
+    assert gateway.values == [0]
+
+
+async def test_where_all_events_are_refused_no_more_than_some_are_given_up(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the events then: after MOST_IN_A_ROW the next is tried on, until one is accepted again."""
+    hurry(monkeypatch)
+    gateway.judge = lambda events: page(403) if events else None
+    async with Publisher(gateway.url, "tok") as publisher:
+        await publish(publisher, *range(MOST_IN_A_ROW + 5))
+        await until(lambda: publisher.stats.refused == MOST_IN_A_ROW)
+        tried = gateway.requests.count([gateway.requests[-1][0]])
+        await until(lambda: gateway.requests.count(gateway.requests[-1]) >= tried + 2 * FIRST_TRIES)
+        assert publisher.stats.refused == MOST_IN_A_ROW
+        gateway.judge = lambda events: None
+        await publisher.drain()
+    assert gateway.values == list(range(MOST_IN_A_ROW, MOST_IN_A_ROW + 5))
+
+
+async def test_publish_and_wait_raises_what_another_refuses(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There nothing is halved: all of it is in the log, or none."""
+    hurry(monkeypatch)
+    gateway.judge = refuse_words(page(403))
+    async with Publisher(gateway.url, "tok", retry_for=DEADLINE_S) as publisher:
+        with pytest.raises(PublishRefused, match="403"):
+            await publisher.publish_and_wait([{"type": "custom.n", "data": {"n": n}} for n in (0, 1, 2)])
+    assert gateway.values == []
+
+
 @pytest.mark.parametrize("answer", [page(404), page(301), page(400), page(200), problem(404)])
 async def test_no_gateway_at_first_is_told(gateway: Gateway, answer: Reply) -> None:
     """What is no gateway stops it at the first attempt, and the error names the URL and a way out."""
-    gateway.script.append(answer)
+    gateway.judge = lambda events: answer
     publisher = await Publisher(gateway.url, "tok").__aenter__()
     await publish(publisher, 0)
     with pytest.raises(PublishRefused, match=gateway.url):

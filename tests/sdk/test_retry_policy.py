@@ -86,7 +86,11 @@ def test_any_answer_is_a_fault_with_bounds(status: int, headers: dict[str, str],
     assert 0 <= fault.after <= FOREIGN_RETRY_AFTER_S
     assert len(fault.text) < 1000
     action = decide_retry(fault, succeeded=True, renewable=False)
-    assert action in (RetryDecision.retry, RetryDecision.split_or_retry)
+    assert action is RetryDecision.retry
+    assert decide_retry(fault, succeeded=True, renewable=False, others_pass=True) in (
+        RetryDecision.retry,
+        RetryDecision.retry_apart,
+    )
 
 
 @given(

@@ -35,7 +35,8 @@ def page(status: int, **headers: str) -> Reply:
 class Gateway:
     """Accepts what it gets, but answers `script` first, in turn (None: hangs up without an answer), then asks `judge`.
 
-    log: the events that it accepted, each id once. requests: the ids of each request. open: cleared, it doesn't answer.
+    log: the events that it accepted, each id once. requests: the ids of each request that had any. open:
+    cleared, it doesn't answer.
     """
 
     def __init__(self) -> None:
@@ -51,6 +52,8 @@ class Gateway:
         self.open.set()
 
     def accept(self, events: list[dict[str, Any]]) -> Reply:
+        if not events:
+            return problem(400, "there is no event in it", code="empty_request")
         known = {event["id"] for event in self.log}
         fresh = [event for event in events if event["id"] not in known]
         self.log += fresh
@@ -68,9 +71,10 @@ class Gateway:
                 lines = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
                 assert lines["content-type"] == "application/json"
                 events = msgspec.json.decode(await reader.readexactly(int(lines["content-length"])))
-                self.tokens.append(lines["authorization"].removeprefix("bearer "))
-                self.requests.append([event["id"] for event in events])
-                self.times.append(asyncio.get_running_loop().time())
+                if events:
+                    self.tokens.append(lines["authorization"].removeprefix("bearer "))
+                    self.requests.append([event["id"] for event in events])
+                    self.times.append(asyncio.get_running_loop().time())
                 await self.open.wait()
                 reply = self.script.popleft() if self.script else self.judge(events) or self.accept(events)
                 if reply is None:
