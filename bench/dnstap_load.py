@@ -38,8 +38,8 @@ def make_pairs(count: int = PAIRS, seed: int = 4) -> list[bytes]:
     return pairs
 
 
-class _Clock:
-    """Puts times into prepared pairs. A time of the year 2026 has as many bytes as the one in its place."""
+class PreparedPairs:
+    """Prepared pairs, with the times put in. A time of the year 2026 has as many bytes as the one in its place."""
 
     def __init__(self, pairs: list[bytes]) -> None:
         old = _pack_varint(_SECONDS)
@@ -73,7 +73,7 @@ def _pack_varint(number: int) -> bytes:
 
 def main() -> None:
     path, per_second, seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-    clock = _Clock(make_pairs())
+    prepared = PreparedPairs(make_pairs())
     sender = DnstapSender(path)
     total, sent = int(per_second * seconds), 0
     start = time.monotonic()
@@ -81,7 +81,7 @@ def main() -> None:
     while sent < total:
         due = min(total, int((time.monotonic() - start) * per_second))
         if due > sent:
-            sender.sock.sendall(clock.make(sent, due - sent, time.time()))
+            sender.sock.sendall(prepared.make(sent, due - sent, time.time()))
             sent = due
         late = time.monotonic() - start - sent / per_second
         time.sleep(TICK_S)
