@@ -15,12 +15,12 @@ from rich.text import Text
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import HistoryRefused, SubscriptionDenied
-from solowire.model.subscriptions import find_idle
+from solowire.model.subscriptions import DeniedPattern, find_idle
 from solowire.protocol.messages import Notice, ReceivedEvent, Welcome
 from solowire.protocol.user_names import one_line
 from solowire.sdk.client import Client, ConnectionState
 from solowire.sdk.history import History
-from solowire.sdk.kept_subscriptions import describe_denial
+from solowire.sdk.kept_subscriptions import describe_denial, make_filter
 
 PATIENCE_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -44,9 +44,10 @@ async def follow_events(
     """
     notes, out = make_consoles()
     printer = EventPrinter(out, as_json=as_json, count=count)
-    resume = None
+    resume, told = None, ToldLimits(notes)
     if since is not None:
-        resume = await print_history(Client(url, token), url, printer, notes, since, list(types) or None, filter)
+        asked = list(types) or None
+        resume = await print_history(Client(url, token), url, printer, notes, since, asked, filter, told=told)
         if printer.is_done:
             return
 
@@ -90,8 +91,7 @@ async def follow_events(
     async with client:
         if client.welcome is not None:
             _write_welcome(notes, client.welcome, client.shard)
-            for name in find_idle(tuple((n, frozenset(v)) for n, v in filter.items()), client.subscriptions, CATALOG):
-                notes.print(f"--filter {name}=… narrows nothing: none of these event types has it", style="yellow")
+            told.tell(client.welcome.denied, filter, client.subscriptions)
             if types and not client.subscriptions:  # it would wait for ever, for nothing
                 raise SubscriptionDenied("nothing of it can be followed", "`solowire tail` alone follows all", {})
         async for event in client:
@@ -99,6 +99,25 @@ async def follow_events(
             if printer.is_done:
                 break
     watching.cancel()
+
+
+class ToldLimits:
+    """What is not shown of what was asked for, each limit said once: of history, and then live again."""
+
+    def __init__(self, notes: Console) -> None:
+        self._notes = notes
+        self._told: set[str] = set()
+
+    def tell(self, denied: Sequence[DeniedPattern], filter: Mapping[str, list[str]], types: Sequence[str]) -> None:
+        """Says which types are not granted, and which attributes of the filter none of `types` has."""
+        texts = [f"not granted: {describe_denial(one)}" for one in denied]
+        granted = set(types) - {one.type for one in denied}
+        idle = find_idle(make_filter(filter), granted, CATALOG)
+        texts += [f"--filter {name}=… narrows nothing: none of these event types has it" for name in idle]
+        for text in texts:
+            if text not in self._told:
+                self._told.add(text)
+                self._notes.print(text, style="yellow")
 
 
 class EventPrinter:
@@ -131,15 +150,35 @@ async def print_history(
     since: str | None,
     types: Sequence[str] | None,
     filter: Mapping[str, list[str]],
+    *,
+    told: ToldLimits,
     **more: Any,
 ) -> tuple[str, int] | None:
-    """Prints what was sent; up to where that was. Of what the log doesn't keep any more it says so.
+    """Prints what was sent; up to where that was. Of what the log doesn't keep, or not all may see, it says so.
 
     more: as in `Client.history`. Raises ClientError.
     """
+
+    async def print_answers(history: History) -> tuple[str, int] | None:
+        watching = asyncio.create_task(_say_what_is_awaited(history, notes, url))
+        try:
+            pages_count = 0
+            async for event in history:
+                if history.pages_count > pages_count:
+                    pages_count = history.pages_count
+                    told.tell(history.denied, filter, types or ())
+                printer.print_event(event)
+                if printer.is_done:
+                    await history.close()
+                    break
+            told.tell(history.denied, filter, types or ())
+        finally:
+            watching.cancel()
+        return history.position
+
     asked = client.history(since, types=types, filter=filter or None, **more)
     try:
-        return await _print_history(asked, printer, notes, url)
+        return await print_answers(asked)
     except HistoryRefused as refused:
         if refused.oldest is None:
             raise
@@ -149,7 +188,7 @@ async def print_history(
     notes.print("the log doesn't keep events for so long: it begins with the oldest that there is", style="yellow")
     # Not from that event on: on a log that is full and written to it is gone before it can be asked for.
     kept = client.history(None, types=types, filter=filter or None, **more)
-    return await _print_history(kept, printer, notes, url)
+    return await print_answers(kept)
 
 
 async def show_history(
@@ -168,26 +207,15 @@ async def show_history(
     notes, out = make_consoles()
     printer = EventPrinter(out, as_json=as_json, count=count)
     more: dict[str, Any] = {"until": until, "order": order, "limit": count, "retry_for": ANSWER_SECONDS}
-    await print_history(Client(url, token), url, printer, notes, since, list(types) or None, filter, **more)
+    await print_history(
+        Client(url, token), url, printer, notes, since, list(types) or None, filter, told=ToldLimits(notes), **more
+    )
 
 
 def make_consoles() -> tuple[Console, Console]:
     """For notes, and for events: what others say is no markup, and a line stays one."""
     notes = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     return notes, Console(highlight=False, soft_wrap=True)
-
-
-async def _print_history(history: History, printer: EventPrinter, notes: Console, url: str) -> tuple[str, int] | None:
-    watching = asyncio.create_task(_say_what_is_awaited(history, notes, url))
-    try:
-        async for event in history:
-            printer.print_event(event)
-            if printer.is_done:
-                await history.close()
-                break
-    finally:
-        watching.cancel()
-    return history.position
 
 
 async def _say_what_is_awaited(history: History, notes: Console, url: str) -> None:
@@ -218,8 +246,6 @@ def format_line(event: ReceivedEvent) -> Text:
 def _write_welcome(notes: Console, welcome: Welcome, shard: int | None) -> None:
     types = len(welcome.subscriptions)
     notes.print(f"connected as {welcome.user} ({welcome.role}) on shard {shard}: {types} event types", style="green")
-    for denied in welcome.denied:
-        notes.print(f"not granted: {describe_denial(denied)}", style="yellow")
 
 
 def _write_notice(notes: Console, notice: Notice) -> None:

@@ -54,6 +54,7 @@ from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
 from solowire.model.subscriptions import (
+    DeniedPattern,
     Wanted,
     subscribe,
 )
@@ -375,12 +376,18 @@ class Client:
         types, filter: as `subscriptions` and `filter` of a client. limit: events in all. after: goes on behind that
         event, or with `next_page` of another. order: `desc` begins with the newest. retry_for: seconds to go on trying
         for the first answer, if that can succeed later (docs/sdk-retries.md); None means for ever. It needs no
-        connection: the client need not be entered. Raises TypeError, ValueError.
+        connection: the client need not be entered. What is not granted is a warning, once, and with `strict` an error.
+        Raises TypeError, ValueError.
         """
         if retry_for is not None:
             check_seconds("retry_for", retry_for)
         question = make_question(since, until, types, filter, limit, after, order)
-        return History(self._base + "/v1/events", self._token, question, self._open_http, retry_for)
+
+        def report_page(denied: Sequence[DeniedPattern], is_first: bool) -> None:
+            self._kept.report_denied(denied, is_first=is_first)
+            self._kept.report_idle(make_filter(filter), set(types or ()) - {one.type for one in denied})
+
+        return History(self._base + "/v1/events", self._token, question, self._open_http, retry_for, report_page)
 
     def _open_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)

@@ -3,7 +3,8 @@
 What it keeps true: each event comes once, in the order that was asked for, however many pages that takes and whatever
 is written meanwhile; where the server can't go on without leaving something out, HistoryRefused is raised and nothing
 is left out. `position` moves on with the events that are handed out, so that a client that shows it as `resume` goes on
-live without a gap and without one twice. A page that is refused for now, or that the network loses, is asked for again,
+live without a gap and without one twice. What was asked for and is not granted is told once, as it is to a live client.
+A page that is refused for now, or that the network loses, is asked for again,
 by the policy of `solowire.sdk.retry_policy`; what is waited for is a warning in the log, and `last_reason`.
 """
 
@@ -22,6 +23,7 @@ import msgspec
 from solowire.algorithms.backoff import Backoff
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConnectionEnded, HistoryRefused
+from solowire.model.subscriptions import DeniedPattern
 from solowire.protocol.messages import ReceivedEvent
 from solowire.sdk.arguments import check_count, check_filter, check_names, check_optional_text, check_position
 from solowire.sdk.network_errors import read_network_error
@@ -50,6 +52,7 @@ class _FetchedPage(msgspec.Struct):
     events: list[ReceivedEvent]
     next: str | None
     complete: bool
+    denied: list[DeniedPattern] = []
 
 
 class HistoryQuestion(msgspec.Struct, frozen=True):
@@ -108,8 +111,11 @@ def _write_moment(name: str, moment: object) -> str:
 class History:
     """An async iterator of `ReceivedEvent`. Iterating raises HistoryRefused, and ConnectionEnded without an answer.
 
+    Of a client that is strict, SubscriptionDenied if the first answer does not grant all that was asked for.
+
     next_page: what `after` goes on with, behind the last page that was read to its end; None if there is no more.
-    last_reason: why there is no answer yet, while it is waited for. pages_count: answers so far.
+    last_reason: why there is no answer yet, while it is waited for. pages_count: answers so far. denied: of the types
+    that were asked for, those that the newest answer does not grant.
     """
 
     def __init__(
@@ -119,7 +125,9 @@ class History:
         question: HistoryQuestion,
         open_http: Callable[[], httpx.AsyncClient],
         retry_for: float | None = None,
+        report_page: Callable[[Sequence[DeniedPattern], bool], None] = lambda denied, is_first: None,
     ) -> None:
+        """report_page: called with what each answer does not grant, and whether it is the first; it may raise."""
         self._url = url
         self._token = token
         self._question = question
@@ -128,8 +136,10 @@ class History:
         self._open_http = open_http
         self._retry_for = retry_for
         self._warnings = WarningPace()
+        self._report_page = report_page
         self.last_reason: str | None = None
         self.pages_count = 0
+        self.denied: list[DeniedPattern] = []
         self._http: httpx.AsyncClient | None = None
         self._events: deque[ReceivedEvent] = deque()
         self._page: _FetchedPage | None = None
@@ -189,6 +199,8 @@ class History:
             self._http = self._open_http()
         limit = PAGE_EVENTS if self._left is None else min(PAGE_EVENTS, self._left)
         page = await self._ask_until_answered({**self._fields, "limit": str(limit)})
+        self.denied = page.denied
+        self._report_page(page.denied, self.pages_count == 1)
         if self._left is not None:
             self._left -= len(page.events)
         self._page = page

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from solowire import Client
-from solowire.cli.tail import EventPrinter, make_consoles, print_history
+from solowire.cli.tail import EventPrinter, ToldLimits, make_consoles, print_history
 
 GONE = {
     "type": "about:blank",
@@ -32,7 +32,10 @@ async def show(answers: list[httpx.Response], **more: Any) -> list[dict[str, str
     client._open_http = lambda: httpx.AsyncClient(transport=httpx.MockTransport(answer))  # type: ignore[method-assign]
     notes, out = make_consoles()
     printer = EventPrinter(out, as_json=False, count=None)
-    await print_history(client, "http://gateway.test", printer, notes, "30d", None, {}, **more)
+    types, filter = more.pop("types", None), more.pop("filter", {})
+    await print_history(
+        client, "http://gateway.test", printer, notes, "30d", types, filter, told=ToldLimits(notes), **more
+    )
     return asked
 
 
@@ -40,12 +43,12 @@ def gone() -> httpx.Response:
     return httpx.Response(410, json=GONE, headers={"content-type": "application/problem+json"})
 
 
-def page(*offsets: int, next: str, complete: bool) -> httpx.Response:
+def page(*offsets: int, next: str, complete: bool, **more: Any) -> httpx.Response:
     events = [
         {"offset": n, "id": f"e{n}", "type": "custom.a", "priority": "normal", "timestamp": "t", "data": {}}
         for n in offsets
     ]
-    return httpx.Response(200, json={"events": events, "next": next, "complete": complete})
+    return httpx.Response(200, json={"events": events, "next": next, "complete": complete} | more)
 
 
 async def test_of_a_full_log_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +67,13 @@ async def test_newest_first_it_ends_where_the_log_ends(capsys: pytest.CaptureFix
     shown = capsys.readouterr()
     assert [line.split()[0] for line in shown.out.splitlines()] == ["9", "8"]
     assert "doesn't keep what is older" in shown.err
+
+
+async def test_what_is_not_shown_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A type that is not granted, and a filter that narrows nothing, as `solowire tail` says them."""
+    denied = [{"type": "audit_event", "reason": "forbidden", "hint": "needs audit.read"}]
+    answers = [page(7, next="e:7", complete=False, denied=denied), page(8, next="e:8", complete=True, denied=denied)]
+    await show(answers, types=["system_status", "audit_event"], filter={"zone": ["a"]})
+    said = capsys.readouterr().err
+    assert said.count("not granted: audit_event (forbidden: needs audit.read)") == 1
+    assert said.count("--filter zone=… narrows nothing") == 1

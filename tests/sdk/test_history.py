@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from solowire import Client, ConnectionEnded, HistoryRefused
+from solowire import Client, ConnectionEnded, HistoryRefused, SubscriptionDenied
 from solowire.runtime.settings.history_settings import HistorySettings
 from solowire.sdk import history
 
@@ -31,8 +31,8 @@ class Gateway:
             raise answer
         return answer
 
-    def client(self, token: Any = "token") -> Client:
-        client = Client("http://gateway.test", token)
+    def client(self, token: Any = "token", **more: Any) -> Client:
+        client = Client("http://gateway.test", token, **more)
         client._open_http = lambda: httpx.AsyncClient(transport=httpx.MockTransport(self))  # type: ignore[method-assign]
         return client
 
@@ -41,12 +41,12 @@ class Gateway:
         return [dict(request.url.params) for request in self.asked]
 
 
-def page(*offsets: int, next: str | None, complete: bool = False) -> httpx.Response:
+def page(*offsets: int, next: str | None, complete: bool = False, **more: Any) -> httpx.Response:
     events = [
         {"offset": n, "id": f"e{n}", "type": "custom.a", "priority": "normal", "timestamp": "t", "data": {}}
         for n in offsets
     ]
-    return httpx.Response(200, json={"events": events, "next": next, "complete": complete})
+    return httpx.Response(200, json={"events": events, "next": next, "complete": complete} | more)
 
 
 def problem(status: int, code: str, **more: Any) -> httpx.Response:
@@ -128,6 +128,46 @@ async def test_after_a_page_a_proxy_without_its_gateway_is_waited_out(passing: h
     """What may be a deployment's passing answer ends no question that has been answered before."""
     gateway = Gateway(page(1, next="e:1"), passing, passing, page(2, next="e:2", complete=True))
     assert [event.offset async for event in gateway.client().history()] == [1, 2]
+
+
+DENIED = [
+    {"type": "audit_event", "reason": "forbidden", "hint": "needs the permission audit.read"},
+    {"type": "dns_query_log", "reason": "filter", "hint": "needs the permission dns.clients"},
+]
+
+
+async def test_what_is_not_granted_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody takes a history of one type for one of all that he asked for."""
+    gateway = Gateway(
+        page(1, next="e:1", denied=DENIED[:1]),
+        page(2, next="e:2", denied=DENIED),
+        page(3, next="e:3", complete=True, denied=DENIED),
+    )
+    found = gateway.client().history(types=["custom.a", "audit_event", "dns_query_log"])
+    with caplog.at_level("WARNING", "solowire.client"):
+        assert [event.offset async for event in found] == [1, 2, 3]
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "audit_event (forbidden: needs the permission audit.read)" in first
+    assert "dns_query_log" in second
+    assert [denied.type for denied in found.denied] == ["audit_event", "dns_query_log"]
+
+
+async def test_strictly_what_is_not_granted_is_an_error() -> None:
+    """Before anything is handed out; what a later token no longer has is a warning, as it is live."""
+    gateway = Gateway(page(1, next="e:1", denied=DENIED, complete=True))
+    with pytest.raises(SubscriptionDenied, match="audit_event") as denied:
+        await anext(gateway.client(strict=True).history(types=["custom.a", "audit_event"]))
+    assert denied.value.denied == {"audit_event": "forbidden", "dns_query_log": "filter"}
+    gateway = Gateway(page(1, next="e:1"), page(2, next="e:2", denied=DENIED, complete=True))
+    assert [event.offset async for event in gateway.client(strict=True).history(types=["custom.a"])] == [1, 2]
+
+
+async def test_a_filter_that_narrows_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """As it is to a live client."""
+    gateway = Gateway(page(1, next="e:1", complete=True))
+    with caplog.at_level("WARNING", "solowire.client"):
+        assert [_ async for _ in gateway.client().history(types=["system_status"], filter={"zone": ["a.test"]})]
+    assert ["'zone' narrows nothing" in record.getMessage() for record in caplog.records] == [True]
 
 
 async def test_who_waits_for_history_is_told(caplog: pytest.LogCaptureFixture) -> None:
