@@ -156,7 +156,7 @@ async def test_300_updates_are_told_in_order_and_once_whoever_dies(own_system: S
     assert summaries == list(range(2, UPDATES + 3))
     known = [data.get("tsig_key") for _, data in changes]
     assert set(known) <= {"deploy", None}
-    assert known.count("deploy") > UPDATES // 2  # those of a time when the agent was dead may have lost their lines
+    assert known.count("deploy") > UPDATES * 2 // 3  # a kill may lose the lines of the last moments
 
 
 async def test_a_primary_and_its_secondary_tell_one_change_once(own_system: System, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 The log says who sent an update, but not to which serial it led; a zone transfer says what changed, but not by whom.
 Both tell the changes of a zone in one order, so they are joined by what was changed: the oldest line that fits.
 
-What it keeps true: memory is bounded, by NOTES_PER_ZONE and ZONES, and a line is forgotten after KEEP_S; where there
-is no room, the oldest is forgotten. A line is the author of one step at most, and so are all lines before it.
+What it keeps true: memory is bounded, by NOTES_PER_ZONE and NOTES, and a line is forgotten after KEEP_S; where there
+is no room, the oldest is forgotten, of the zone that was updated least recently. A line is the author of one step at
+most, and so are all lines before it. A step that added records is joined by these alone, as the log doesn't tell which
+records an update deleted.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ import dns.rdatatype
 import msgspec
 
 NOTES_PER_ZONE = 5_000
-ZONES = 200
-"""Zones whose lines are kept, those that were updated last."""
-KEEP_S = 120.0
+NOTES = 50_000
+"""Of all zones; some 30 MB."""
+KEEP_S = 3_600.0
+"""While the gateway is away, steps wait to be told."""
 
 RecordKey = tuple[str, str]
 """The owner's name as `normalize_name` gives it, and the type."""
@@ -58,7 +61,9 @@ class UpdateAuthors:
     def __init__(self, actors: Mapping[str, str] | None = None) -> None:
         self.has_feed = False
         self._actors = dict(actors or {})
-        self._notes: OrderedDict[str, deque[_UpdateNote]] = OrderedDict()
+        self._notes: OrderedDict[str, deque[_UpdateNote]] = OrderedDict()  # the zone that was updated last is last
+        self._count = 0
+        self.revision = 0  # it grows with each change of what is held
         self._noted = asyncio.Event()
 
     def note(
@@ -81,12 +86,15 @@ class UpdateAuthors:
         address, without the port. view: None where the line names none. now: monotonic seconds.
         """
         actor = self._actors.get(tsig_key or "") or self._actors.get(client or "")
-        notes = self._notes.setdefault(normalize_name(zone), deque(maxlen=NOTES_PER_ZONE))
+        notes = self._notes.setdefault(normalize_name(zone), deque())
         self._notes.move_to_end(normalize_name(zone))
-        if len(self._notes) > ZONES:
-            self._notes.popitem(last=False)
-        while notes and notes[0].noted_at < now - KEEP_S:
+        while notes and (notes[0].noted_at < now - KEEP_S or len(notes) >= NOTES_PER_ZONE):
             notes.popleft()
+            self._count -= 1
+        if self._count >= NOTES:
+            self._forget_oldest()
+        self._count += 1
+        self.revision += 1
         notes.append(
             _UpdateNote(
                 name=normalize_name(name),
@@ -130,27 +138,60 @@ class UpdateAuthors:
         if not notes:
             return None
         names = {name for name, _ in changed}
-        fits = (i for i, note in enumerate(notes) if _has_view(note, view) and _has_changed(note, changed, names))
-        index = next(fits, None)
+        seen_notes = [(index, note) for index, note in enumerate(notes) if _has_view(note, view)]
+        if any(changed.values()):
+            certain = (i for i, note in seen_notes if note.digest is not None and _has_added(note, changed))
+            cut = (i for i, note in seen_notes if note.digest is None and _has_added(note, changed))
+            index = next(certain, None)
+            index = next(cut, None) if index is None else index
+        else:
+            index = next((i for i, note in seen_notes if _has_deleted(note, changed, names)), None)
         if index is None:
             return None
-        note = notes[index]
-        author, port = note.author, note.port
-        kept = [passed for passed in list(notes)[:index] if not _has_view(passed, view)]
+        found = notes[index]
+        before = len(notes)
+        kept = [note for note in list(notes)[:index] if not _has_view(note, view)]
         for _ in range(index + 1):
             notes.popleft()
-        seen = {(note.name, note.type, note.digest)}
+        used = {(found.name, found.type, found.digest)}
         while notes:
-            following = notes[0]
-            key = (following.name, following.type, following.digest)
-            if (following.author, following.port) != (author, port) or not _has_changed(following, changed, names):
+            note = notes[0]
+            key = (note.name, note.type, note.digest)
+            is_its = _has_added(note, changed) or _has_deleted(note, changed, names)
+            if (note.author, note.port) != (found.author, found.port) or not is_its:
                 break
-            if following.action == "add" and key in seen:  # the same record again: of a later update
+            if note.action == "add" and key in used:  # the same record again: of a later update
                 break
-            seen.add(key)
+            used.add(key)
             notes.popleft()
         notes.extendleft(reversed(kept))
-        return author
+        self._count -= before - len(notes)
+        self.revision += 1
+        return found.author
+
+    def dump_notes(self) -> bytes:
+        """All lines that are held, to be kept on disk: the log itself is not read again."""
+        return msgspec.msgpack.encode([(zone, list(notes)) for zone, notes in self._notes.items() if notes])
+
+    def load_notes(self, dumped: bytes, now: float) -> None:
+        """Takes lines that were held before this process began; they are older than those that are held."""
+        for zone, notes in msgspec.msgpack.decode(dumped, type=list[tuple[str, list[_UpdateNote]]]):
+            room = min(NOTES_PER_ZONE, NOTES - self._count)
+            kept = notes[-room:] if room > 0 else []
+            for note in kept:
+                note.noted_at = now
+            self._notes.setdefault(zone, deque()).extendleft(reversed(kept))
+            self._count += len(kept)
+
+    def _forget_oldest(self) -> None:
+        """Forgets a line of the zone that was updated least recently."""
+        while self._notes:
+            zone, notes = next(iter(self._notes.items()))
+            if notes:
+                notes.popleft()
+                self._count -= 1
+                return
+            del self._notes[zone]
 
 
 def normalize_name(name: str) -> str:
@@ -174,10 +215,14 @@ def _has_view(note: _UpdateNote, view: str | None) -> bool:
     return view is None or note.view is None or note.view == view
 
 
-def _has_changed(note: _UpdateNote, changed: Mapping[RecordKey, frozenset[bytes]], names: set[str]) -> bool:
-    if note.type is None:
-        return note.name in names
-    added = changed.get((note.name, note.type))
-    if added is None:
+def _has_added(note: _UpdateNote, changed: Mapping[RecordKey, frozenset[bytes]]) -> bool:
+    if note.action != "add" or note.type is None:
         return False
-    return note.action == "delete" or note.digest is None or note.digest in added
+    added = changed.get((note.name, note.type))
+    return bool(added) and added is not None and (note.digest is None or note.digest in added)
+
+
+def _has_deleted(note: _UpdateNote, changed: Mapping[RecordKey, frozenset[bytes]], names: set[str]) -> bool:
+    if note.action != "delete":
+        return False
+    return note.name in names if note.type is None else (note.name, note.type) in changed

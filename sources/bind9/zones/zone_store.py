@@ -37,6 +37,7 @@ CREATE TABLE zone (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, view TEXT NOT NULL, content INTEGER, soa BLOB, era BLOB,
     is_gone INTEGER NOT NULL DEFAULT 0, is_new INTEGER NOT NULL DEFAULT 0, UNIQUE (name, view));
 CREATE TABLE listing (is_complete INTEGER);
+CREATE TABLE author_notes (only INTEGER PRIMARY KEY CHECK (only = 1), notes BLOB NOT NULL);
 CREATE TABLE content (number INTEGER PRIMARY KEY AUTOINCREMENT);
 CREATE TABLE record (
     content INTEGER NOT NULL, owner BLOB NOT NULL, type INTEGER NOT NULL, data BLOB NOT NULL, shown BLOB,
@@ -214,6 +215,15 @@ class ZoneStore:
         """Removes all that is held of a zone."""
         self._db.execute("DELETE FROM zone WHERE number = ?", (zone.number,))
         self.remove_content(zone.content)
+
+    def save_notes(self, notes: bytes) -> None:
+        """Keeps the lines of the update log that wait for their steps."""
+        self._db.execute("INSERT OR REPLACE INTO author_notes VALUES (1, ?)", (notes,))
+
+    def load_notes(self) -> bytes | None:
+        """Those lines; None if none were kept."""
+        row = self._db.execute("SELECT notes FROM author_notes").fetchone()
+        return None if row is None else bytes(row[0])
 
     # ------------------------------------------------------------------------------------------ steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import dns.exception
@@ -32,6 +33,8 @@ DNS_PORT = 53
 NOTIFY_PORT = 5353
 MAX_STEP_RECORDS = 200_000
 """A step with more is told as a difference of whole zones, which is done on disk."""
+KEEP_S = 0.25
+"""Between two writings of what the update log has told; what it told since is lost with a kill."""
 _RECORD_BYTES = 70_000  # the largest that there can be, with its header
 
 logger = structlog.get_logger()
@@ -120,7 +123,12 @@ class ZonesPart:
             concurrency=settings.concurrency,
         )
         listener = None
+        keeping = None
         try:
+            if self._authors.has_feed:
+                if (notes := await thread.call(store.load_notes)) is not None:
+                    self._authors.load_notes(notes, asyncio.get_running_loop().time())
+                keeping = asyncio.create_task(self._keep_notes(store, thread), name="zones authors")
             if self._notify is not None:
                 listener = NotifyListener(
                     self._notify,
@@ -141,9 +149,21 @@ class ZonesPart:
         finally:
             if listener is not None:
                 listener.close()
+            if keeping is not None:
+                keeping.cancel()
             store.interrupt()
             await asyncio.to_thread(thread.close)
             store.close()
+
+    async def _keep_notes(self, store: ZoneStore, thread: StoreThread) -> None:
+        """Keeps the lines of the update log whose steps are not told yet, as their log won't be read again."""
+        kept = self._authors.revision
+        while True:
+            await asyncio.sleep(KEEP_S)
+            if kept != self._authors.revision:
+                kept = self._authors.revision
+                with suppress(sqlite3.OperationalError):  # said where zones are kept
+                    await thread.call(store.save_notes, self._authors.dump_notes())
 
 
 def _parse_zone(name: str) -> str:

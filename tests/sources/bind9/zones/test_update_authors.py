@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from solowire.sources.bind9.zones.update_authors import (
     KEEP_S,
+    NOTES,
     NOTES_PER_ZONE,
-    ZONES,
     UpdateAuthor,
     UpdateAuthors,
     digest_value,
@@ -96,17 +96,48 @@ async def test_a_step_waits_for_its_line_but_not_longer_than_it_may() -> None:
     assert found.client == "192.0.2.9"
 
 
+def test_what_an_update_deleted_is_not_taken_for_what_another_added() -> None:
+    """The log doesn't tell deleted records: where records were added, these decide."""
+    authors = UpdateAuthors()
+    for number, client in ((1, "192.0.2.1"), (2, "192.0.2.2"), (3, "192.0.2.3")):
+        for action, value in (("delete", None), ("add", f"192.0.2.{number}")):
+            add(authors, "a.z.example", value, client=client, action=action)  # type: ignore[arg-type]
+    for number in (2, 3):
+        found = authors.take_author("z.example", None, step(("a.z.example", f"192.0.2.{number}")))
+        assert found is not None
+        assert found.client == f"192.0.2.{number}"
+    add(authors, "a.z.example", None, client="192.0.2.4", action="delete")  # type: ignore[arg-type]
+    assert authors.take_author("z.example", None, step(("a.z.example", "192.0.2.9"))) is None
+    gone = authors.take_author("z.example", None, {("a.z.example", "A"): frozenset()})
+    assert gone is not None
+    assert gone.client == "192.0.2.4"
+
+
 def test_memory_is_bounded() -> None:
-    """Lines that nobody asks for are forgotten: by number, by zone and by age."""
+    """Lines that nobody asks for are forgotten: by number, in all and of each zone, and by age."""
     authors = UpdateAuthors()
     for number in range(NOTES_PER_ZONE + 10):
         add(authors, f"n{number}.z.example", "192.0.2.1")
     assert authors.take_author("z.example", None, step(("n9.z.example", "192.0.2.1"))) is None
-    for number in range(ZONES):
-        add(authors, "a.example", "192.0.2.1", zone=f"z{number}.example")
+    for number in range(NOTES):
+        add(authors, "a.example", "192.0.2.1", zone=f"z{number % 100}.example")
     assert authors.take_author("z.example", None, step(("n99.z.example", "192.0.2.1"))) is None
     add(authors, "b.example", "192.0.2.1", zone="z7.example", now=KEEP_S + 1)
     assert authors.take_author("z7.example", None, step(("a.example", "192.0.2.1"))) is None
+    assert authors.take_author("z7.example", None, step(("b.example", "192.0.2.1"))) is not None
+
+
+def test_lines_that_wait_outlive_the_process() -> None:
+    """They are older than those that have been read since."""
+    authors = UpdateAuthors()
+    add(authors, "a.z.example", "192.0.2.1", client="192.0.2.1")
+    later = UpdateAuthors()
+    add(later, "a.z.example", "192.0.2.1", client="192.0.2.2")
+    later.load_notes(authors.dump_notes(), 5.0)
+    for client in ("192.0.2.1", "192.0.2.2"):
+        found = later.take_author("z.example", None, step(("a.z.example", "192.0.2.1")))
+        assert found is not None
+        assert found.client == client
 
 
 @given(st.text(), st.text(), st.sampled_from(["A", "TXT", "TYPE65400", "nonsense", ""]), st.text())
