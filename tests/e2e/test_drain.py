@@ -250,8 +250,9 @@ async def test_nobody_is_sent_to_a_new_shard_before_it_can_take_users(tmp_path: 
                             await session.say(type="hello", subscriptions=["custom.*"])
                             await session.hear("welcome")
                     except InvalidStatus as refused:
-                        # The ring changed between the ticket and its use: not that a shard can't take users yet.
-                        assert json.loads(refused.response.body)["code"] == "wrong_shard"
+                        # The ring may change between the ticket and its use; no shard is one that can't take users yet.
+                        if json.loads(refused.response.body)["code"] != "wrong_shard":
+                            raise
                     else:
                         shard = negotiated["shard"]
         finally:

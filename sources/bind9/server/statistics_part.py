@@ -166,7 +166,12 @@ class StatisticsPart:
         try:
             listed = await list_server_zones(http, self._url)
         except TransferError as error:
-            logger.warning("statistics_zones_unavailable", url=self._url, reason=str(error))
+            logger.warning(
+                "statistics_zones_unavailable",
+                url=self._url,
+                reason=str(error),
+                hint="serials are not told meanwhile; it is asked again",
+            )
             return
         serials = {
             zone.zone if zone.view == "_default" else f"{zone.zone}/{zone.view}": zone.serial
