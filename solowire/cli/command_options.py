@@ -43,6 +43,9 @@ def remote(command: F) -> F:
     command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
         command
     )
+    command = click.option(
+        "--ca-file", type=PathOption(), help="The CA of the gateway's certificate, in PEM. [default: the system's]"
+    )(command)
     return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
 
 
@@ -63,6 +66,10 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
 
         process.reload_from(lambda: load(config, **options), settings)
         process.on_reload(lambda fresh: logs.set_level(fresh.logging.level), is_last=True)
+    if settings.ca_file is not None:
+        from solowire.sdk.trusted_certificates import set_ca_file
+
+        set_ca_file(settings.ca_file, settings.name_setting("ca_file"))
     context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
     logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)
     if role:

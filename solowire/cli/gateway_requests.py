@@ -28,6 +28,7 @@ from solowire.sdk.retry_policy import (
     read_undecodable,
     wait_at_least,
 )
+from solowire.sdk.trusted_certificates import make_context
 
 PATIENCE_S = 2.0
 TIMEOUT_S = 10.0
@@ -59,7 +60,7 @@ class GatewayRequests:
         self._token = token
         self.say = say
         self._warnings = WarningPace()
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=make_context(self._url))
 
     async def __aenter__(self) -> GatewayRequests:
         return self

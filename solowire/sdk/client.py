@@ -116,6 +116,7 @@ from solowire.sdk.retry_policy import (
 from solowire.sdk.socket_messages import receive_message, send_message
 from solowire.sdk.token_renewal import TokenRenewal
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
+from solowire.sdk.trusted_certificates import make_context
 
 MISSED_HEARTBEATS = 2.5
 """A server that has said nothing for this many of its heartbeats is dead."""
@@ -390,7 +391,10 @@ class Client:
         return History(self._base + "/v1/events", self._token, question, self._open_http, retry_for, report_page)
 
     def _open_http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=self._ssl or True)
+        trust = self._ssl or make_context(self._base)
+        if self._base.startswith("https:"):
+            self._ssl = trust  # for its WebSockets, too
+        return httpx.AsyncClient(trust_env=False, timeout=self._connect_timeout, verify=trust)
 
     async def close(self) -> None:
         """Ends the connection and the iteration. What is buffered is not handed out; `cursor` stands before it."""

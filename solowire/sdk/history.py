@@ -127,7 +127,10 @@ class History:
         retry_for: float | None = None,
         report_page: Callable[[Sequence[DeniedPattern], bool], None] = lambda denied, is_first: None,
     ) -> None:
-        """report_page: called with what each answer does not grant, and whether it is the first; it may raise."""
+        """Asks nothing yet.
+
+        report_page: called with what each answer does not grant, and whether it is the first; it may raise.
+        """
         self._url = url
         self._token = token
         self._question = question

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from ssl import SSLError
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any
 
 import httpx
@@ -29,12 +29,8 @@ def read_network_error(error: BaseException) -> Fault:
             return Fault(FaultKind.unreachable, f"can't be reached: its name can't be looked up: {words}")
         if isinstance(cause, SSLError):
             reason = getattr(cause, "reason", None)  # one that was raised by hand has none
-            hint = (
-                "is it http:// that is spoken there?"
-                if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
-                else "pass `ssl`, a context that trusts the certificate"
-            )
-            return Fault(FaultKind.no_tls, f"can't be reached: TLS: {reason or type(cause).__name__}: {words}", hint)
+            said = f"can't be reached: TLS: {reason or type(cause).__name__}: {words}"
+            return Fault(FaultKind.no_tls, said, _find_way_out(cause))
     return Fault(FaultKind.unreachable, f"can't be reached: {words}")
 
 
@@ -45,6 +41,24 @@ def read_token_error(error: BaseException) -> Fault:
     reason = f"gets no request: the token function failed: {name}: {words}" if words else f"gets no request: {name}"
     passing = isinstance(error, (OSError, httpx.TransportError)) or _status_of(error) in _PASSING_STATUS
     return Fault(FaultKind.no_token if passing else FaultKind.token_fault, reason)
+
+
+def _find_way_out(error: SSLError) -> str:
+    """What to do about an error of TLS; "" if its words are all there is. Numbers: X509_V_ERR_… of OpenSSL."""
+    if getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
+        return "is it http:// that is spoken there?"
+    if not isinstance(error, SSLCertVerificationError):
+        return ""
+    match getattr(error, "verify_code", 0):  # one that was raised by hand has none
+        case 9 | 10:
+            return "renew the certificate there, or set the clock here right"
+        case 62 | 64:
+            return "use a name that the certificate is made for"
+        case _:
+            return (
+                "name a file with the certificate of its CA in SSL_CERT_FILE; commands take it by --ca-file or "
+                "SOLOWIRE_CA_FILE, too, and programs by `ssl`, a context"
+            )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

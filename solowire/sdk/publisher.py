@@ -57,6 +57,7 @@ from solowire.sdk.retry_policy import (
     wait_at_least,
 )
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
+from solowire.sdk.trusted_certificates import make_context
 
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 10.0
@@ -149,8 +150,9 @@ class Publisher:
     async def __aenter__(self) -> Publisher:
         if self._worker is not None or self._is_closed:
             raise RuntimeError("a publisher is entered once")
+        trust = self._ssl or make_context(self._url)
         self._buffer.begin()
-        self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=self._ssl or True)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=trust)
         self._worker = asyncio.create_task(self._work(), name="solowire publisher")
         return self
 

@@ -14,6 +14,7 @@ from ssl import SSLContext
 import httpx
 import structlog
 
+from solowire.sdk.trusted_certificates import make_context
 from solowire.sources.agent.source_status import StatusReporter
 
 INTERVAL_S = 60.0
@@ -28,7 +29,7 @@ logger = structlog.get_logger()
 async def watch_clock(url: str, status: StatusReporter, stop: asyncio.Event, ssl: SSLContext | None = None) -> None:
     """Keeps `status.clock_skew_ms` up to date until `stop` is set: positive where this machine's clock is ahead."""
     warned = False
-    async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S, verify=ssl or True) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S, verify=ssl or make_context(url)) as http:
         while not stop.is_set():
             skew = await _measure(http, url.rstrip("/") + "/healthz")
             if skew is not None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
@@ -97,9 +98,10 @@ class Gateway:
         return [event["data"]["n"] for event in self.log]
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Gateway]:
-        async with await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=2**24) as server:
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async def running(self, tls: SSLContext | None = None) -> AsyncIterator[Gateway]:
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0, limit=2**24, ssl=tls) as server:
+            scheme = "http" if tls is None else "https"
+            self.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             yield self
             self.open.set()
             for task in self._serving:

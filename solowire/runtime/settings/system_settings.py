@@ -94,6 +94,9 @@ class Settings(LegacySettings):
     token: SecretStr | None = Field(
         None, description="token for tail, publish, stats and sources; default: signed here"
     )
+    ca_file: Path | None = Field(
+        None, description="PEM with the CA of that gateway's certificate; default: SSL_CERT_FILE, or the system's CAs"
+    )
     backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
     catalog: Path | None = Field(
         None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
