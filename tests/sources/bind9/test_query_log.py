@@ -205,6 +205,22 @@ AT = "2026-11-23T03:59:33.000Z"
         ("2026-11-23 03:59:33,373 host named[123]: ", "2026-11-23T03:59:33.373Z"),
         ("<30>2026-11-23T03:59:33+01:00 host named[123]: ", "2026-11-23T02:59:33.000Z"),
         ("<30>named[123]: ", None),
+        # journalctl -o short-unix, short-full, with-unit, short-monotonic, short-delta
+        ("1795406373.373445 host named[123]: ", "2026-11-23T03:59:33.373Z"),
+        ("Mon 2026-11-23 03:59:33 UTC host named[123]: ", AT),
+        ("Mon 2026-11-23 03:59:33 CET host named[123]: ", AT),  # the zone that the test calls the server's
+        ("Mon 2026-11-23 03:59:33 -03 host named[123]: ", "2026-11-23T06:59:33.000Z"),
+        ("Mon 2026-11-23 03:59:33 UTC host named.service[123]: ", AT),
+        ("[12345.678901] host named[123]: ", None),
+        ("[    5.678901] host named[123]: ", None),
+        ("[12345.678901 <    0.000123 >] host named[123]: ", None),
+        # BusyBox's syslogd
+        ("Nov 23 03:59:33 host daemon.info named[123]: ", AT),
+        ("Nov 23 03:59:33 host local0.notice named[123]: ", AT),
+        ("Nov 23 03:59:33 daemon.info named[123]: ", AT),
+        # /var/log/containers
+        ("2026-11-23T03:59:33.373445123Z stdout F ", "2026-11-23T03:59:33.373Z"),
+        ("2026-11-23T03:59:33.373445123+01:00 stderr F queries: info: ", "2026-11-23T02:59:33.373Z"),
     ],
 )
 def test_a_syslog_prefix_is_understood(prefix: str, timestamp: str | None) -> None:
@@ -217,8 +233,14 @@ def test_a_syslog_prefix_is_understood(prefix: str, timestamp: str | None) -> No
 
 def test_binds_own_time_counts_where_there_are_two() -> None:
     """`print-time` behind a syslog prefix is the time of the query; the prefix's is that of its writing."""
-    found = parse_query("Nov 23 04:00:00 host named[1]: " + REAL[0], UTC, NOW)
-    assert found == query(REAL[0])
+    for prefix in (
+        "Nov 23 04:00:00 host named[1]: ",
+        "2026-11-23T04:00:00.123456789Z stderr F ",
+        "2026-11-23T04:00:00.123456789Z ",  # kubectl logs --timestamps, docker logs -t
+        "host ",
+        "host.example.com ",
+    ):
+        assert parse_query(prefix + REAL[0], UTC, NOW) == query(REAL[0])
 
 
 @pytest.mark.parametrize(
@@ -259,6 +281,12 @@ def test_a_time_without_a_year_is_of_the_latest_that_is_not_to_come(
         '<30>1 2026-11-23T03:59:33Z host named 123 - [a="x ',
         "<3000>Nov 23 03:59:33 host named[123]: ",
         "Nov 23 03:59:33 host other[1]: he said: ",
+        "Mon 2026-11-31 03:59:33 UTC host named[123]: ",
+        "Mon 2026-11-23 03:59:33 UTC host named[123] ",
+        "99999999999.373445 host named[123]: ",
+        "2026-11-23T03:59:33.373445123Z stdout P ",
+        "host ",
+        "two words ",
     ],
 )
 def test_a_damaged_prefix_makes_no_query(prefix: str) -> None:
@@ -285,6 +313,9 @@ PREFIXES = [
     "<30>Nov 23 03:59:33 host named[123]: ",
     r'<30>1 2026-11-23T03:59:33.123Z host named 123 - [a@1 k="\"]"] ',
     "2026-11-23T03:59:33.373445+00:00 host named[123]: ",
+    "2026-11-23T03:59:33.373445+00:00 stdout F ",
+    "1795406373.373445 host named[123]: ",
+    "Mon 2026-11-23 03:59:33 -03 host daemon.info named[123]: ",
 ]
 WHOLE = [prefix + line for prefix in PREFIXES for line in REAL]
 NOWS = [None, NOW, datetime(1, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)]
@@ -321,6 +352,11 @@ def test_mutated_real_lines_never_raise(
         "Nov 23 03:59:33 " + "x" * 60_000,
         "Nov 23 03:59:33 " + "x[" * 30_000,
         "Nov 23 03:59:33 h n[1]: " + " " * 60_000,
+        "[" + " " * 60_000,
+        "[1.2 <" + " " * 60_000,
+        "1795406373." + "1" * 60_000,
+        "Nov 23 03:59:33 h " + "daemon.info " * 5_000,
+        "x 23-Nov-2026 03:59:33.373 " * 2_400,
         "Nov 23 03:59:33 h n[1]: client 1.1.1.1#5: view " + ": query: a IN A +" * 3_000,
         "client 1.1.1.1#5 (" + ")" * 30_000 + ": view " + ": query: a IN A + (::" * 2_000,
     ],
