@@ -36,6 +36,8 @@ _MAX_QUERY_CHARACTERS = 32 * 1024
 _LAST_OFFSET = 2**53
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_LOST_PLUS = re.compile(r"(\d\d:\d\d:\d\d(?:\.\d{1,9})?) (?=\d\d:\d\d\Z)", re.ASCII)
+"""A `+` that was not encoded is a blank: before the offset of a time, where nothing else may stand."""
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", re.ASCII)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _POSITION = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,16})", re.ASCII)
@@ -93,7 +95,7 @@ def read_query_string(query: str) -> dict[str, Any]:
         elif name in fields:
             faults[name] = "it is there twice; separate types by commas, and list the values of a filter"
         else:
-            fields[name] = text
+            fields[name] = _LOST_PLUS.sub(r"\1+", text) if name in ("since", "until") else text
     if "types" in fields:
         fields["types"] = [part.strip() for part in fields["types"].split(",")]
     if "filter" in fields:

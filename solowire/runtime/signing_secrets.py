@@ -11,7 +11,7 @@ import structlog
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.data_directory import make_directories, read_secret_file
-from solowire.runtime.settings.system_settings import PREFIX, SECRET_CHARACTERS, Settings
+from solowire.runtime.settings.system_settings import PREFIX, SECRET_CHARACTERS, Settings, trim_secret
 
 logger = structlog.get_logger("solowire.settings")
 
@@ -72,7 +72,8 @@ def _load_secrets_file(path: Path, settings: Settings, create: bool) -> tuple[li
 def _read_secrets(path: Path) -> list[str]:
     """One a line. Raises ConfigError if one is none: an empty one would sign tokens that anyone can make."""
     try:
-        found = [line.strip() for line in read_secret_file(path).strip().splitlines() if line.strip()]
+        text: str = trim_secret(read_secret_file(path))
+        found = [line.strip() for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError:
         found = []
     if not found or any(len(secret) < SECRET_CHARACTERS for secret in found):

@@ -108,6 +108,22 @@ def test_a_cursor_is_read_as_it_was_written(epoch: str, offset: int, end: int | 
     assert parse(after=str(cursor)).after == cursor
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-12-01T07:00:00+01:00", "2026-12-01T07:00:00+01:00"),  # as it is typed: a + in a URL is a blank
+        ("2026-12-01T07:00:00.5%2B01:00", "2026-12-01T07:00:00.5+01:00"),
+        ("2026-12-01+07:00:00+01:00", "2026-12-01 07:00:00+01:00"),
+        ("2026-12-01+07:00:00Z", "2026-12-01 07:00:00Z"),
+    ],
+)
+def test_a_plus_in_a_time_need_not_be_encoded(written: str, read: str) -> None:
+    """Behind a time and before hh:mm a blank can be nothing else."""
+    fields = read_query_string(f"since={written}&until={written}")
+    assert fields == {"since": read, "until": read}
+    parse_history({"since": fields["since"]}, CATALOG, now=0.0, max_limit=10)
+
+
 @given(st.text(max_size=80) | st.text('since=until&typesfilter{}[]"%0123456789:hTZ,.', max_size=80))
 def test_any_query_string_is_read_or_named(query: str) -> None:
     """Whatever stands in a query is a question, or has a name of what is wrong with it."""

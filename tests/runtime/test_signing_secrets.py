@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from solowire.errors import ConfigError
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.settings import load
-from solowire.runtime.signing_secrets import load_secret
+from solowire.runtime.signing_secrets import load_secret, load_secrets
 
 
 def test_a_data_directory_that_cant_be_made_is_one_line(place: Path) -> None:
@@ -75,3 +76,36 @@ def test_a_configured_secret_wins_over_the_file(place: Path) -> None:
     settings = load(data_dir=place / "data", secret="from outside, long enough")
     assert load_secret(settings, create=True) == ("from outside, long enough", False)
     assert not (place / "data").exists()
+
+
+KEY = "a secret of enough letters"
+
+
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t"])
+def test_a_secret_is_the_same_wherever_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+    """What an editor or `echo` puts around it, and a byte order mark, is in no key: one secret is one key."""
+    (place / "data").mkdir()
+    (place / "data" / "secret").write_text(f"\ufeff{around}{KEY}{around}", encoding="utf-8")
+    assert load_secrets(load(data_dir=place / "data"), create=True)[0] == [KEY]
+    monkeypatch.setenv("SOLOWIRE_SECRET", f"\ufeff{around}{KEY}{around}")
+    for accepted in (f"{around}{KEY} 2{around}", json.dumps([f"{KEY} 2{around}"])):
+        monkeypatch.setenv("SOLOWIRE_ACCEPTED_SECRETS", accepted)
+        assert load_secrets(load(data_dir=place / "data"), create=True)[0] == [KEY, f"{KEY} 2"]
+    monkeypatch.setenv("SOLOWIRE_TOKEN", f"{around}a.b.c{around}")
+    token = load().token
+    assert token is not None
+    assert token.get_secret_value() == "a.b.c"
+
+
+def test_a_secret_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file each line is one; two in a variable would be one key with a newline in it."""
+    monkeypatch.setenv("SOLOWIRE_SECRET", f"{KEY}\n{KEY} 2")
+    with pytest.raises(ConfigError, match=r"SOLOWIRE_SECRET.*one line"):
+        load()
+
+
+def test_a_secret_of_blanks_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not count."""
+    monkeypatch.setenv("SOLOWIRE_SECRET", "short" + " " * 20)
+    with pytest.raises(ConfigError, match="16 characters"):
+        load()

@@ -54,16 +54,21 @@ def _default_data_dir() -> Path:
     return Path(home) / ".local/share/solowire" if home else NO_DATA_DIR
 
 
+def trim_secret(value: Any) -> Any:
+    """A text without what editors and `echo` put around it: in a file and in a variable one secret is one key."""
+    return value.strip().removeprefix("\ufeff").strip() if isinstance(value, str) else value
+
+
 def _split_secrets(value: Any) -> Any:
     """As `split_list`, of what may hold any character: one that has a comma in it is written in a JSON list."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
+            value = json.loads(value)
         except ValueError:
             raise ValueError("it begins with [ and is no JSON list") from None
-    return [part for piece in value.split(",") if (part := piece.strip())]
+    elif isinstance(value, str):
+        value = [piece for piece in value.split(",") if piece.strip()]
+    return [trim_secret(one) for one in value] if isinstance(value, list) else value
 
 
 class Settings(LegacySettings):
@@ -83,7 +88,7 @@ class Settings(LegacySettings):
     host: str = Field("127.0.0.1", description="address that gateway and shards listen on")
     port: int = Field(8000, ge=0, le=65535, description="the gateway's port; shards take the ports after it")
     shards: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MAX_SHARDS, description="shards of `up`")
-    secret: SecretStr | None = Field(
+    secret: Annotated[SecretStr | None, BeforeValidator(trim_secret)] = Field(
         None, description="signs tokens and tickets; made in the data directory if not set"
     )
     accepted_secrets: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_secrets)] = Field(
@@ -91,7 +96,7 @@ class Settings(LegacySettings):
         description="more secrets that tokens may be signed with, while they are being changed",
     )
     url: str = Field("http://127.0.0.1:8000", description="the gateway, for tail, publish, stats and sources")
-    token: SecretStr | None = Field(
+    token: Annotated[SecretStr | None, BeforeValidator(trim_secret)] = Field(
         None, description="token for tail, publish, stats and sources; default: signed here"
     )
     ca_file: Path | None = Field(
@@ -128,6 +133,8 @@ class Settings(LegacySettings):
         for secret in value if isinstance(value, list) else [value]:
             if secret is not None and len(secret.get_secret_value()) < SECRET_CHARACTERS:
                 raise ValueError(f"a secret must have {SECRET_CHARACTERS} characters or more")
+            if secret is not None and len(secret.get_secret_value().splitlines()) > 1:
+                raise ValueError(f"a secret is one line; list others in {PREFIX}ACCEPTED_SECRETS")
         return value
 
     @field_validator("accepted_secrets")
