@@ -99,11 +99,14 @@ class DialectSession(Protocol):
     def wish(self) -> Hashable:
         """What it wants, as part of the key of what it shares with others."""
 
-    def make_translator(self, tags: Sequence[str] = (), names: Sequence[str] | None = None) -> Translator:
+    def make_translator(self, view: Hashable) -> Translator:
         """What writes events for this wish from now on, the same for all sessions with an equal one.
 
-        tags: of each frame. names: those of a `start_replay`, which it writes in place of the wish's.
+        view: equal for all that may see the same; what is known of earlier events, they may share.
         """
+
+    def make_past_translator(self, names: Sequence[str], tags: Sequence[str] = ()) -> Translator:
+        """What writes events of these names once more, and knows nothing of the present. tags: of each frame."""
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         """Its first frames. granted: the event types that its view allows of `patterns`."""

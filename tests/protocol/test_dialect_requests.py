@@ -83,6 +83,6 @@ def test_a_batch_is_a_text_frame_for_each_line() -> None:
 
 def test_nothing_of_solowire_is_written_to_one_that_does_not_speak_it() -> None:
     session = DIALECT.open_session(DIALECT.find_path("/ws/health"), is_admin=False)  # type: ignore[arg-type]
-    codec = DialectCodec(session.make_translator(), DIALECT.name)
+    codec = DialectCodec(session.make_translator("view"), DIALECT.name)
     assert codec.encode(Ping()) == b""
     assert codec.encode_events(7, []) == b""

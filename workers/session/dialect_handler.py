@@ -166,7 +166,7 @@ class DialectHandler:
         key = (connection.view, session.wish)
         codec = self._codecs.get(key)
         if codec is None:
-            codec = self._codecs[key] = DialectCodec(session.make_translator(), self._dialect.name)
+            codec = self._codecs[key] = DialectCodec(session.make_translator(connection.view), self._dialect.name)
         return codec
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -219,7 +219,7 @@ class DialectHandler:
     ) -> DialectCodec:
         """One of its own: what is old changes nothing of what its readers are told of the present."""
         tags = ("replay", replay_id) if replay_id is not None else ()
-        return DialectCodec(session.make_translator(tags, names), self._dialect.name)
+        return DialectCodec(session.make_past_translator(names, tags), self._dialect.name)
 
     def summarize(self) -> dict[str, int]:
         """What was served, and is open now, in one table."""

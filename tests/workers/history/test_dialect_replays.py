@@ -85,7 +85,7 @@ class Place:
         self.page = self.open()
 
     def open(self, user: str = "alice") -> Connection:
-        codec = DialectCodec(self.session.make_translator(), "legacy")
+        codec = DialectCodec(self.session.make_translator("view"), "legacy")
         connection = Connection(
             f"s{next(self._names)}", Identity(user, "viewer", ROLES["viewer"].permissions), codec, None
         )
@@ -94,7 +94,7 @@ class Place:
         return connection
 
     def make_codec(self, replay_id: str) -> DialectCodec:
-        return DialectCodec(self.session.make_translator(("replay", replay_id)), "legacy")
+        return DialectCodec(self.session.make_past_translator(["record_created"], ("replay", replay_id)), "legacy")
 
     def start(self, connection: Connection | None = None, **details: Any) -> Mapping[str, Any]:
         return self.replays.start(connection or self.page, self.make_codec, {**DETAILS, **details}, self.now, UNIX)

@@ -13,6 +13,7 @@ import msgspec
 
 from solowire.domains.dns.legacy.client_messages import Change, ClientFault, Command, read_command
 from solowire.domains.dns.legacy.event_names import DEFAULTS, EventNames
+from solowire.domains.dns.legacy.known_states import ViewStates
 from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.dialect import Outcome, Question
 
@@ -59,10 +60,13 @@ OWN_FRAMES = frozenset(
 
 
 class LegacySession:
-    """One client. deprecation: what the first frame says of this protocol's end."""
+    """One client. deprecation: what the first frame says of this protocol's end. states: of the shard's views."""
 
-    def __init__(self, kind: str, names: EventNames, *, is_admin: bool, deprecation: Mapping[str, str]) -> None:
+    def __init__(
+        self, kind: str, names: EventNames, *, is_admin: bool, deprecation: Mapping[str, str], states: ViewStates
+    ) -> None:
         self.kind = kind
+        self._states = states
         self._known = names
         self._is_admin = is_admin
         self._deprecation = dict(deprecation)
@@ -81,9 +85,12 @@ class LegacySession:
     def wish(self) -> Hashable:
         return frozenset(self._names)
 
-    def make_translator(self, tags: Sequence[str] = (), names: Sequence[str] | None = None) -> LegacyTranslator:
-        wanted = frozenset(self._names if names is None else names)
-        return LegacyTranslator(wanted, self._known, tags, is_replay=names is not None)
+    def make_translator(self, view: Hashable) -> LegacyTranslator:
+        return LegacyTranslator(frozenset(self._names), self._known, known=self._states.find_states(view))
+
+    def make_past_translator(self, names: Sequence[str], tags: Sequence[str] = ()) -> LegacyTranslator:
+        known = self._states.make_states()
+        return LegacyTranslator(frozenset(names), self._known, tags, is_replay=True, known=known)
 
     def open(self, granted: Sequence[str], now: str) -> list[str]:
         self._drop_denied(granted)

@@ -2,24 +2,46 @@
 
 What it keeps true: whatever of an event is missing, because its publisher left it out or the reader may not see it, the
 page finds every field that it reads, of the kind that it expects: what it takes for a number is one, and what it takes
-for a boolean is one. Fields that it doesn't read go along as they are.
+for a boolean is one. Fields that it doesn't read go along as they are. A list of forwarders takes no more than
+MAX_DETAILS_BYTES, whatever is published: those beyond are counted, and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from solowire.model.events import Event
 
 Data = dict[str, Any]
 
 USAGE = ("cpu_usage", "memory_usage", "disk_usage")
+HOST_FIELDS = (*USAGE, "bind9_running", "active_connections")
+"""What frames about a host say also where an event doesn't: what it has said before."""
+MAX_TEXT = 128
+"""Characters of a text in the list of forwarders, or in the name of what is remembered; and of one in a frame that is
+too large."""
+MAX_FRAME_BYTES = 64 * 1024
+MAX_DETAILS_BYTES = 60 * 1024
+"""Of a list of forwarders, so that its frame is within that."""
+MAX_LISTED = 1_000
+"""Rows of a published list that are looked at."""
+_MAX_INNER_BYTES = 1024
 _LEVELS = {"info": "warning", "warning": "warning", "critical": "critical"}
 _DOWN = frozenset({"stopped", "down", "failed", "error", "offline"})
 _UNKNOWN = "unknown"
+_encode = msgspec.json.Encoder().encode
+
+
+class ForwarderRow(NamedTuple):
+    """One forwarder in the list of a `health_update`, as it is sent."""
+
+    status: str
+    json: bytes
 
 
 def _text(value: object, default: str = "") -> str:
@@ -88,23 +110,30 @@ def make_bind_reload(event: Event, data: Data) -> Data:
 
 
 def make_forwarder(data: Mapping[str, Any], *, id: object, seen: str) -> Data:
-    """One forwarder in the list of a `health_update`. seen: when, if it doesn't say so itself."""
+    """One forwarder in the list of a `health_update`, its texts cut. seen: when, if it doesn't say so itself."""
     return {
-        "id": id,
-        "name": _text(data.get("name") or data.get("forwarder_name"), _text(id)),
-        "type": _text(data.get("type"), _UNKNOWN),
-        "status": _text(data.get("status"), _UNKNOWN),
+        "id": id if id is None or isinstance(id, (int, float)) else _text(id)[:MAX_TEXT],
+        "name": _text(data.get("name") or data.get("forwarder_name"), _text(id))[:MAX_TEXT],
+        "type": _text(data.get("type"), _UNKNOWN)[:MAX_TEXT],
+        "status": _text(data.get("status"), _UNKNOWN)[:MAX_TEXT],
         "healthy_servers": _number(data.get("healthy_servers")),
         "total_servers": _number(data.get("total_servers")),
-        "last_checked": _text(data.get("last_checked"), seen),
+        "last_checked": _text(data.get("last_checked"), seen)[:MAX_TEXT],
     }
 
 
+def encode_forwarder(row: Data) -> ForwarderRow:
+    """A row as `make_forwarder` makes it."""
+    return ForwarderRow(row["status"], _encode(row))
+
+
 def make_health_update(event: Event, data: Data) -> Data:
-    listed = data.get("forwarder_details")
-    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    details = [make_forwarder(row, id=row.get("id"), seen=event.timestamp) for row in rows]
-    made = summarize_forwarders(details, event.timestamp)
+    found = data.get("forwarder_details")
+    listed = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    details = [
+        encode_forwarder(make_forwarder(row, id=row.get("id"), seen=event.timestamp)) for row in listed[:MAX_LISTED]
+    ]
+    made = summarize_forwarders(details, event.timestamp, unseen=len(listed) - len(details))
     for name in made:
         if name.endswith("_forwarders") and data.get(name) is not None:
             made[name] = _number(data[name])
@@ -114,19 +143,56 @@ def make_health_update(event: Event, data: Data) -> Data:
     return {**data, **made}
 
 
-def summarize_forwarders(details: list[Data], seen: str) -> Data:
-    """A whole `health_update` of these forwarders."""
+def summarize_forwarders(details: Collection[ForwarderRow], seen: str, unseen: int = 0) -> Data:
+    """A whole `health_update` of these forwarders. seen: when. unseen: how many more there are.
+
+    Where the list of them is too long, those that are not healthy come first, and `omitted_forwarders` says how many
+    are missing at its end. The counts are of all.
+    """
     counts = dict.fromkeys(("healthy", "unhealthy", "degraded", _UNKNOWN), 0)
     for row in details:
-        counts[row["status"] if row["status"] in counts else _UNKNOWN] += 1
+        counts[row.status if row.status in counts else _UNKNOWN] += 1
+    counts[_UNKNOWN] += unseen
+    listed = [row.json for row in details]
+    if sum(map(len, listed)) + len(listed) > MAX_DETAILS_BYTES:
+        listed = _take_fitting(sorted(details, key=_is_healthy))
+    omitted = len(details) - len(listed) + unseen
     return {
-        "total_forwarders": len(details),
+        "total_forwarders": len(details) + unseen,
         "active_forwarders": counts["healthy"] + counts["degraded"],
         **{f"{status}_forwarders": count for status, count in counts.items()},
         "health_check_enabled": True,
         "last_updated": seen,
-        "forwarder_details": details,
+        "forwarder_details": msgspec.Raw(b"[" + b",".join(listed) + b"]"),
+        **({"omitted_forwarders": omitted} if omitted else {}),
     }
+
+
+def _is_healthy(row: ForwarderRow) -> bool:
+    return row.status == "healthy"
+
+
+def _take_fitting(rows: list[ForwarderRow]) -> list[bytes]:
+    room, taken = MAX_DETAILS_BYTES, []
+    for row in rows:
+        room -= len(row.json) + 1
+        if room < 0:
+            break
+        taken.append(row.json)
+    return taken
+
+
+def shorten_data(data: Data) -> Data:
+    """`data` of a frame that has become too large: long texts are cut, and large objects and lists are empty."""
+    return {name: _shorten(value) for name, value in data.items() if len(name) <= MAX_TEXT}
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
+    if isinstance(value, (dict, list)) and len(_encode(value)) > _MAX_INNER_BYTES:
+        return type(value)()
+    return value
 
 
 def make_health_alert(event: Event, data: Data) -> Data:

@@ -14,6 +14,7 @@ from typing import Any
 from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.client_session import LegacySession, describe_stats
 from solowire.domains.dns.legacy.event_names import EventNames
+from solowire.domains.dns.legacy.known_states import ViewStates
 from solowire.model.catalog import Catalog
 from solowire.model.dialect import GUIDE_PATH, DialectPath, make_relative
 
@@ -39,6 +40,7 @@ class LegacyDialect:
 
     def __init__(self, catalog: Catalog, sunset: datetime, guide: str) -> None:
         self._names = EventNames(catalog)
+        self._states = ViewStates()
         self.guide = guide
         until = sunset.astimezone(UTC).replace(microsecond=0)
         self._end = (
@@ -64,7 +66,9 @@ class LegacyDialect:
         return find_client_path(path)
 
     def open_session(self, path: DialectPath, *, is_admin: bool) -> LegacySession:
-        return LegacySession(path.kind, self._names, is_admin=is_admin, deprecation=self._deprecation)
+        return LegacySession(
+            path.kind, self._names, is_admin=is_admin, deprecation=self._deprecation, states=self._states
+        )
 
     def convert_close_code(self, code: int, reason: str) -> int:
         if code in _COME_AT_ONCE or reason == EXPIRED:

@@ -2,10 +2,9 @@
 
 What it keeps true: a frame has a text `type`, an object `data` and a `timestamp`, whatever the event; only names that
 the client has asked for are written. What the page wants to know of all forwarders or of a host at once, and an event
-says of one, or in part, is remembered from the events before: of those alone that this translator has been given, which
-its readers may see. An event for one user is never remembered, since others share the translator.
-
-MAX_FORWARDERS and MAX_HOSTS are remembered; beyond, the one that was heard of first is forgotten.
+says of one, or in part, is remembered from the events before: of those alone that translators of the same view have
+been given, so that their readers may see it. An event for one user is never remembered, since others share the
+translator. A frame has MAX_FRAME_BYTES at most: what doesn't fit is cut, or left out.
 """
 
 from __future__ import annotations
@@ -18,10 +17,8 @@ import msgspec
 from solowire.domains.dns.legacy import frame_data
 from solowire.domains.dns.legacy.event_names import EventNames
 from solowire.domains.dns.legacy.frame_data import Data
+from solowire.domains.dns.legacy.known_states import KnownStates
 from solowire.model.events import Event, Priority
-
-MAX_FORWARDERS = 1_000
-MAX_HOSTS = 1_000
 
 _SOURCE = "solowire"
 _SEVERITIES = {Priority.critical: "critical", Priority.high: "warning"}
@@ -42,20 +39,23 @@ class LegacyTranslator:
     """Writes frames. wanted: names of events, as the client calls them. tags: of each frame.
 
     is_replay: of one user alone. Fragments are joined once, in their order, when their time comes, and tell of the
-    forwarders as they were then.
+    forwarders as they were then. known: what others of its view have been told, too; without it, it is alone.
     """
 
     def __init__(
-        self, wanted: frozenset[str], names: EventNames, tags: Sequence[str] = (), *, is_replay: bool = False
+        self,
+        wanted: frozenset[str],
+        names: EventNames,
+        tags: Sequence[str] = (),
+        *,
+        is_replay: bool = False,
+        known: KnownStates | None = None,
     ) -> None:
         self._is_replay = is_replay
         self._tags = list(tags)
         self._wanted = wanted
         self._names = names
-        # Each with the offset at which it was said.
-        self._forwarders: dict[str, tuple[int, Data]] = {}
-        self._statuses: dict[str, tuple[int, str]] = {}
-        self._hosts: dict[str, tuple[int, Data]] = {}
+        self._known = KnownStates() if known is None else known
 
     @property
     def key(self) -> Hashable:
@@ -74,11 +74,11 @@ class LegacyTranslator:
                     return None
                 return self._write("system_status", event, frame_data.make_query_row(event, data))
             case "system_metrics":
-                made = frame_data.make_metrics(event, data, self._recall_host(event, data))
+                made = frame_data.make_metrics(event, data, self._recall_host(data))
                 self._note_host(event, data, made, offset)
                 return self._write("system_status", event, made) if self._wants("system_status", event.type) else None
             case "system_status":
-                made = frame_data.make_system_status(event, data, self._recall_host(event, data))
+                made = frame_data.make_system_status(event, data, self._recall_host(data))
                 self._note_host(event, data, made, offset)
                 return self._write("system_status", event, made) if self._wants(event.type) else None
         if not self._wants(event.type):
@@ -114,20 +114,18 @@ class LegacyTranslator:
 
     def _translate_forwarder(self, event: Event, data: Data, offset: int) -> bytes | None:
         """One forwarder's health: all that are known, and the change of its status, if it is one."""
-        id = data.get("forwarder_id")
-        row = frame_data.make_forwarder(data, id=id, seen=event.timestamp)
-        status: str = row["status"]
-        before = self._statuses.get(str(id))
-        changed = before is not None and before[0] < offset and before[1] != status
+        row = frame_data.make_forwarder(data, id=data.get("forwarder_id"), seen=event.timestamp)
+        id, status = row["id"], row["status"]
+        before = self._known.find_status(str(id), offset)
         said = {"own": row} if event.user is not None else {"seen": row} if self._is_replay else {}
         if not said:
-            _remember(self._forwarders, str(id), row, offset, MAX_FORWARDERS)
+            self._known.note_forwarder(row, offset)
         self._note_status(event, id, status, offset)
         frames = []
         if self._wants("health_update", event.type):
             frames.append(_REPLACED + self._write("health_update", event, said))
-        if changed and before is not None and self._wants("forwarder_status_change", event.type):
-            change = {"forwarder_id": id, "old_status": before[1], "new_status": status, "forwarder_name": row["name"]}
+        if before not in (None, status) and self._wants("forwarder_status_change", event.type):
+            change = {"forwarder_id": id, "old_status": before, "new_status": status, "forwarder_name": row["name"]}
             frames.append(self._write("forwarder_status_change", event, change))
         return b"\n".join(frames) or None
 
@@ -135,7 +133,7 @@ class LegacyTranslator:
         """Remembers what an event of a replay said of one forwarder, now that its time has come."""
         row = _decode(draft)["data"].get("seen")
         if row is not None:
-            _remember(self._forwarders, str(row["id"]), row, 0, MAX_FORWARDERS)
+            self._known.note_forwarder(row, 0)
 
     def _complete_summary(self, draft: bytes) -> bytes:
         """A frame about all forwarders that are known, of a draft whose `data` has the row that its reader alone sees.
@@ -143,26 +141,25 @@ class LegacyTranslator:
         Not before it is sent: each event would write all of them, and of a batch the last summary alone is kept.
         """
         frame = _decode(draft)
-        rows = [row for _, row in self._forwarders.values()]
+        rows = self._known.forwarders
         own = frame["data"].get("own")
         if own is not None:
-            rows = [row for row in rows if row["id"] != own["id"]] + [own]
-        frame["data"] = frame_data.summarize_forwarders(rows, frame["timestamp"])
+            rows[str(own["id"])] = frame_data.encode_forwarder(own)
+        frame["data"] = frame_data.summarize_forwarders(rows.values(), frame["timestamp"])
         return _encode(frame)
 
     def _note_status(self, event: Event, id: object, status: object, offset: int) -> None:
         if event.user is None and isinstance(status, str):
-            _remember(self._statuses, str(id), status, offset, MAX_FORWARDERS)
+            self._known.note_status(str(id), status, offset)
 
-    def _recall_host(self, event: Event, data: Data) -> Data:
-        return self._hosts.get(str(data.get("host") or ""), (0, {}))[1]
+    def _recall_host(self, data: Data) -> Data:
+        return self._known.find_host(str(data.get("host") or ""))
 
     def _note_host(self, event: Event, data: Data, made: Data, offset: int) -> None:
         """What the host has said, and not what was made up where it said nothing."""
         if event.user is None:
-            host = str(data.get("host") or "")
             said = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
-            _remember(self._hosts, host, {**self._recall_host(event, data), **said}, offset, MAX_HOSTS)
+            self._known.note_host(str(data.get("host") or ""), said, offset)
 
     def _write(self, name: str, event: Event, data: Data) -> bytes:
         severity = data.get("level") or data.get("severity")
@@ -177,13 +174,8 @@ class LegacyTranslator:
             "source": event.source or _SOURCE,
             "tags": self._tags,
         }
-        return _encode(frame)
-
-
-def _remember(kept: dict[str, tuple[int, Any]], key: str, value: object, offset: int, most: int) -> None:
-    """Keeps it, unless something newer is known."""
-    known = kept.get(key)
-    if known is None and len(kept) >= most:
-        del kept[next(iter(kept))]
-    if known is None or known[0] <= offset:
-        kept[key] = (offset, value)
+        encoded = _encode(frame)
+        if len(encoded) > frame_data.MAX_FRAME_BYTES:
+            frame["data"] = frame_data.shorten_data(data)
+            encoded = _encode(frame)
+        return encoded

@@ -160,7 +160,7 @@ def test_a_replay_writes_what_it_is_of(asked: list[str]) -> None:
     data = {"start_time": NOW, "filter_config": {"event_types": asked}}
     outcome, _ = say(session, {"type": "start_replay", "data": data})
     assert outcome.question is not None
-    translator = session.make_translator(("replay", "r1"), outcome.question.details["names"])
+    translator = session.make_past_translator(outcome.question.details["names"], ("replay", "r1"))
     record = event("record_created", {"zone": "example.com", "name": "www", "type": "A"})
     alert = event("health_alert", {"message": "m", "level": "warning"})
     written = [translator.translate_event(e, json.loads(e.data), 1) is not None for e in (record, alert)]

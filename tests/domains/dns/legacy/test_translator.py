@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.domains.dns.legacy.event_names import DEFAULTS, EventNames
+from solowire.domains.dns.legacy.frame_data import MAX_FRAME_BYTES
+from solowire.domains.dns.legacy.known_states import KnownStates
 from solowire.domains.dns.legacy.translator import LegacyTranslator
 from solowire.model.catalog import FAMILY
 from solowire.model.events import Event, Priority
@@ -177,3 +179,59 @@ def test_a_host_keeps_what_an_event_does_not_repeat() -> None:
         event("system_status", {"host": "b", "component": "backup", "status": "failed"}),
     )
     assert [(f["data"]["cpu_usage"], f["data"]["bind9_running"]) for f in frames] == [(7, False), (7, False), (0, True)]
+
+
+def test_a_summary_is_no_larger_than_a_frame_may_be() -> None:
+    """Each tiny event made a frame of 30 MB: all counts are told, of the rows those that are not healthy come first."""
+    translator = LegacyTranslator(frozenset({"health_update"}), NAMES)
+    events = [health(n, "healthy", forwarder_name="n" * 30_000) for n in range(900)]
+    [update] = frames_of(translator, *events, health("late", "unhealthy"))
+    data = update["data"]
+    assert (data["total_forwarders"], data["healthy_forwarders"], data["unhealthy_forwarders"]) == (901, 900, 1)
+    assert data["forwarder_details"][0]["id"] == "late"
+    assert 100 < len(data["forwarder_details"]) == 901 - data["omitted_forwarders"]
+    assert len(json.dumps(update, separators=(",", ":"))) < MAX_FRAME_BYTES
+
+
+def test_a_published_summary_is_no_larger_either() -> None:
+    """A row of 22 bytes becomes one of a hundred and fifty."""
+    rows = event("health_update", {"total_forwarders": 9_000, "forwarder_details": [{"id": 1, "status": "up"}] * 1_300})
+    [update] = frames_of(LegacyTranslator(frozenset({"health_update"}), NAMES), rows)
+    assert update["data"]["total_forwarders"] == 9_000
+    assert len(json.dumps(update, separators=(",", ":"))) < MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("record_created", {"zone": "z", "name": "n", "type": "TXT", "after": {"value": "x" * 30_000}}),
+        ("forwarder_status_change", {"forwarder_id": 1, "new_status": "up", "forwarder_name": "x" * 60_000}),
+        ("system_status", {"host": "h", "blob": [[]] * 10_000, "text": "\1" * 5_000}),
+    ],
+)
+def test_what_a_frame_says_twice_does_not_make_it_too_large(name: str, data: dict[str, Any]) -> None:
+    """A name or value is given in both spellings."""
+    [frame] = frames_of(LegacyTranslator(ALL, NAMES), event(name, data))
+    assert len(json.dumps(frame, separators=(",", ":"))) < MAX_FRAME_BYTES
+
+
+def test_undeclared_fields_of_a_host_go_along_and_are_forgotten() -> None:
+    """They were repeated with each later event of the host, and kept for ever."""
+    known = KnownStates()
+    translator = LegacyTranslator(frozenset({"system_status"}), NAMES, known=known)
+    frames = frames_of(translator, *(event("system_status", {"host": "a", f"f{n}": n}) for n in range(3)))
+    assert [[name for name in frame["data"] if name.startswith("f")] for frame in frames] == [["f0"], ["f1"], ["f2"]]
+    assert known.find_host("a") == {}
+
+
+def test_those_of_one_view_know_the_same_and_are_each_told_of_a_change() -> None:
+    """Ten old connections with ten wishes kept ten memories."""
+    known = KnownStates()
+    names = frozenset({"health_update", "forwarder_status_change"})
+    translators = [LegacyTranslator(names | {more}, NAMES, known=known) for more in ("zone_created", "zone_deleted")]
+    for at, e in enumerate((health(1, "healthy"), health(1, "unhealthy"), health(2, "healthy")), 1):
+        written = [translator.translate_event(e, json.loads(e.data), at) or b"" for translator in translators]
+        assert [b"forwarder_status_change" in fragment for fragment in written] == [at == 2] * 2
+    for translator, fragment in zip(translators, written, strict=True):
+        [update] = [read_frame(text.decode()) for text in translator.join_fragments([fragment]).split(b"\n")]
+        assert update["data"]["total_forwarders"] == 2
