@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.auth.failed_auth_limiter import REMEMBERED_ADDRESSES
 from solowire.auth.leniency import Leniency
 from solowire.auth.tokens import Tokens
 from solowire.backplane.messages import ShardStats
@@ -136,6 +138,10 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         head_s=settings.listen.request_head_timeout_s,
         keepalive_s=settings.listen.keepalive_timeout_s,
         stalled_s=settings.listen.write_timeout_s,
+        arrivals=BucketTable(
+            Rate(settings.gateway.connection_rate_per_address, settings.gateway.connection_burst_per_address),
+            REMEMBERED_ADDRESSES,
+        ),
         direct={
             (b"POST", b"/v1/events"): events_endpoint,
             (b"POST", b"/v1/connect"): connect_endpoint,

@@ -25,6 +25,7 @@ from itertools import count
 from typing import Protocol, cast
 
 from solowire.algorithms.accept_limiter import counted_address
+from solowire.algorithms.token_bucket import BucketTable
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.front.connection_registry import FULL_RESPONSES, ConnectionRegistry
 from solowire.gateway.front.direct_request import App, DirectRequest
@@ -84,7 +85,8 @@ class FrontContext:
     can_tunnel(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
     is_trusted(address): whether it is a proxy's, whose connections are not counted by address. plain_heads: how heads
     begin that `can_tunnel` is asked about although they ask for no upgrade. direct: by method and path, what answers
-    such a request here. head_s, keepalive_s, stalled_s: seconds for a head, for a next one, and for a client to read.
+    such a request here. arrivals: how fast one address may open connections; None: as fast as it likes.
+    head_s, keepalive_s, stalled_s: seconds for a head, for a next one, and for a client to read.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class FrontContext:
         stalled_s: float,
         plain_heads: tuple[bytes, ...] = (),
         direct: Mapping[tuple[bytes, bytes], App] | None = None,
+        arrivals: BucketTable | None = None,
     ) -> None:
         self.upstream = upstream
+        self._arrivals = arrivals
         self.registry = registry
         self.can_tunnel = can_tunnel
         self.open_tunnel = open_tunnel
@@ -119,6 +123,16 @@ class FrontContext:
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
         self.names = count(1)
         self.askers: dict[str, ClientConnection] = {}  # whose requests Granian has, by what the header calls them
+
+    def take_arrival(self, address: str) -> bool:
+        """Counts a new connection of this address; False if it opens them too fast. "" is not counted."""
+        if self._arrivals is None or not address:
+            return True
+        now = self.loop.time()
+        if self._arrivals.wait_seconds(address, now):
+            return False
+        self._arrivals.charge_tokens(address, now)
+        return True
 
     def find_direct(self, line: bytes) -> App | None:
         """Who answers a request with this request line here, and not in Granian."""
@@ -159,6 +173,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
         address = "" if front.is_trusted(self.peer[0]) else counted_address(self.peer[0])
+        if not front.take_arrival(address):
+            # At once and without a word: what an answer costs would keep all who wait behind it from being accepted.
+            front.registry.limiter.rejected_count += 1
+            self.transport.abort()
+            return
         full = front.registry.admit(address)
         if full is not None:
             self.transport.write(FULL_RESPONSES[full])

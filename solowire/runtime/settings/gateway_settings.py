@@ -22,6 +22,10 @@ class GatewaySettings(Section):
     max_http_connections_per_address: int = Field(
         1000, ge=1, le=10**6, description="the same of one address; `trusted_proxies` are not counted"
     )
+    connection_rate_per_address: float = Field(
+        2000.0, gt=0, le=1e9, description="HTTP connections that one address may open per second; more are cut at once"
+    )
+    connection_burst_per_address: float = Field(10_000.0, ge=1, le=1e9, description="the same at once")
 
     @field_validator("shard_url")
     @classmethod

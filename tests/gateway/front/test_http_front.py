@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.gateway.front.client_connection import REQUESTS_AT_A_TIME, FrontContext
 from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import ACCEPTS, ASKER, HttpFront
@@ -333,6 +334,20 @@ def test_who_comes_in_a_crowd_is_let_in_within_a_few_turns(tmp_path: Path) -> No
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(let_in())
+
+
+async def test_an_address_that_opens_connections_too_fast_is_cut_and_nobody_else(tmp_path: Path) -> None:
+    """What is beyond its rate gets no answer, which would make others wait; it is counted."""
+    async with site(tmp_path, arrivals=BucketTable(Rate(0.001, 3), 100)) as made:
+        for _ in range(3):
+            async with connected(made, GET, "127.0.0.2") as (reader, _writer):
+                assert await answer_from(reader) == (200, b"/")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with connected(made, GET, "127.0.0.2") as (reader, _writer):
+                await reader.readexactly(1)
+        async with connected(made, GET, "127.0.0.3") as (reader, _writer):
+            assert await answer_from(reader) == (200, b"/")
+        assert made.front.context.registry.limiter.rejected_count == 1
 
 
 async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
