@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from solowire.sources.bind9.server.bind_state import BindState
     from solowire.sources.bind9.server.config_part import ConfigPart
     from solowire.sources.bind9.server.server_lines import SecurityObserver
+    from solowire.sources.bind9.statistics_channel import StatisticsChannel
     from solowire.sources.bind9.zones.observed_change import ChangeObserver
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 
@@ -36,14 +37,15 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     drift = _make_drift_parts(settings, outlet)
     configuration = _make_configuration_parts(settings, outlet)
     dnstap = _make_dnstap_parts(settings, outlet, security)
+    channel = _make_channel(settings)
     state = BindState(outlet.server)
     parts: list[SourcePart] = [
         *dnstap,
         *_make_query_parts(settings, outlet, security),
         *configuration,
         *_make_server_log_parts(settings, outlet, state, authors, security, configuration),
-        *_make_statistics_parts(settings, outlet, state, dnstap),
-        *_make_zone_parts(settings, outlet, authors, [part.observe_change for part in drift]),
+        *_make_statistics_parts(settings, outlet, channel, state, dnstap),
+        *_make_zone_parts(settings, outlet, channel, authors, [part.observe_change for part in drift]),
         *drift,
     ]
     if parts:
@@ -207,7 +209,11 @@ def _make_server_log_parts(
 
 
 def _make_zone_parts(
-    settings: Settings, outlet: EventOutlet, authors: UpdateAuthors, observers: Sequence[ChangeObserver]
+    settings: Settings,
+    outlet: EventOutlet,
+    channel: StatisticsChannel | None,
+    authors: UpdateAuthors,
+    observers: Sequence[ChangeObserver],
 ) -> Sequence[SourcePart]:
     """What tells of changed records and zones. observers: are told of each change."""
     from solowire.sources.bind9.zones.zones_part import ZonesPart
@@ -215,21 +221,33 @@ def _make_zone_parts(
     zones = settings.source.zones
     if zones.address is None:
         return ()
-    return [ZonesPart(zones, outlet, _find_state_dir(settings), authors=authors, observers=observers)]
+    state_dir = _find_state_dir(settings)
+    return [ZonesPart(zones, outlet, state_dir, channel=channel, authors=authors, observers=observers)]
+
+
+def _make_channel(settings: Settings) -> StatisticsChannel | None:
+    from solowire.sources.bind9.statistics_channel import StatisticsChannel
+
+    url = settings.source.statistics.url
+    return None if url is None else StatisticsChannel(url)
 
 
 def _make_statistics_parts(
-    settings: Settings, outlet: EventOutlet, state: BindState, dnstap: Sequence[DnstapPart]
+    settings: Settings,
+    outlet: EventOutlet,
+    channel: StatisticsChannel | None,
+    state: BindState,
+    dnstap: Sequence[DnstapPart],
 ) -> Sequence[SourcePart]:
     """What asks the statistics channel."""
     from solowire.sources.bind9.server.statistics_part import StatisticsPart
 
     statistics = settings.source.statistics
-    if statistics.url is None:
+    if channel is None:
         return ()
     return [
         StatisticsPart(
-            statistics.url,
+            channel,
             outlet,
             state,
             interval_s=statistics.interval_s,

@@ -42,7 +42,11 @@ def source() -> None:
 @click.option(
     "--named-conf", type=PathOption(readable=False), help="named's configuration: its changes, and what became of them."
 )
-@click.option("--statistics", metavar="URL", help="named's statistics channel, such as http://127.0.0.1:8053.")
+@click.option(
+    "--statistics",
+    metavar="URL",
+    help="named's statistics channel, such as http://127.0.0.1:8053: its figures, and which zones there are.",
+)
 @click.option("--rules", type=PathOption(readable=False), help="Rules for security findings. [default: built in]")
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
@@ -50,8 +54,7 @@ def source() -> None:
     "--from-start", is_flag=True, default=None, help="Begin at the file's start, not at its end, if no place is known."
 )
 @click.option("--zones-of", help="Tell changes of zones of the name server at this address, such as 127.0.0.1#53.")
-@click.option("--zone-names", help="The zones to watch, separated by commas. [default: all that are found]")
-@click.option("--zones-found-at", help="named's statistics channel, which lists the zones: http://127.0.0.1:8053.")
+@click.option("--zone-names", help="The zones to watch, separated by commas. [default: all that --statistics lists]")
 @click.option("--zones-key-file", type=PathOption(), help="TSIG keys for zone transfers, as named.conf has them.")
 @click.option("--notify", help="Where named sends NOTIFY, such as 127.0.0.1#5353. [default: zones are polled]")
 @click.option(
@@ -73,7 +76,6 @@ def bind9(
     from_start: bool | None,
     zones_of: str | None,
     zone_names: str | None,
-    zones_found_at: str | None,
     zones_key_file: Path | None,
     notify: str | None,
     state_dir: Path | None,
@@ -90,7 +92,6 @@ def bind9(
     watched = {
         "address": zones_of,
         "names": [name.strip() for name in zone_names.split(",")] if zone_names is not None else None,
-        "found_at": zones_found_at,
         "key_file": zones_key_file,
         "notify": notify,
     }

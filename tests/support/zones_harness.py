@@ -11,6 +11,7 @@ from typing import Any
 
 from solowire.runtime.settings.source_settings import ZonesSettings
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.bind9.statistics_channel import StatisticsChannel
 from solowire.sources.bind9.zones.observed_change import ChangeObserver
 from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 from solowire.sources.bind9.zones.zones_part import ZonesPart
@@ -70,16 +71,26 @@ async def watch_zones(
     authors: UpdateAuthors | None = None,
     observers: Sequence[ChangeObserver] = (),
     running: bool = True,
+    lists_zones: bool = False,
     **settings: Any,
 ) -> AsyncIterator[ZonesHarness]:
-    """A part that watches `z.example`, or what the settings say. running: wait until nothing stands in its way."""
+    """A part that watches `z.example`, or what the settings say, or what the server lists.
+
+    running: wait until nothing stands in its way.
+    """
     harness = ZonesHarness(outlet or RecordedOutlet())
-    if "found_at" not in settings:
+    channel = StatisticsChannel(server.statistics) if lists_zones else None
+    if channel is None:
         settings.setdefault("names", ["z.example"])
     settings.setdefault("address", f"127.0.0.1#{server.port}")
     settings.setdefault("poll_interval_s", 0.5)
     part = ZonesPart(
-        ZonesSettings(**settings), harness.outlet, state_dir, authors=authors or UpdateAuthors(), observers=observers
+        ZonesSettings(**settings),
+        harness.outlet,
+        state_dir,
+        channel=channel,
+        authors=authors or UpdateAuthors(),
+        observers=observers,
     )
     stop = asyncio.Event()
     running_part = asyncio.create_task(part.run(harness.status, stop))

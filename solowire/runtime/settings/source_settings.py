@@ -38,10 +38,8 @@ class ZonesSettings(Section):
 
     address: str | None = Field(None, description="the name server, such as 127.0.0.1#53")
     names: TextList = Field(
-        default_factory=list, description="the zones to watch; if none are named, all that are found"
-    )
-    found_at: str | None = Field(
-        None, description="named's statistics channel, such as http://127.0.0.1:8053, which lists the zones"
+        default_factory=list,
+        description="the zones to watch; if none are named, all that source.statistics.url lists",
     )
     notify: str | None = Field(
         None,
@@ -57,7 +55,9 @@ class ZonesSettings(Section):
         default_factory=dict, description="BIND's views to watch, each with the name of the key that leads into it"
     )
     poll_interval_s: float = Field(15.0, ge=0.1, le=86_400, description="how often each zone's serial is asked for")
-    find_interval_s: float = Field(10.0, ge=0.1, le=86_400, description="how often the zones are listed anew")
+    find_interval_s: float = Field(
+        10.0, ge=0.1, le=86_400, description="how often the zones are listed anew; less often where that takes long"
+    )
     concurrency: int = Field(8, ge=1, le=1000, description="questions to the name server at once")
     max_zone_records: int = Field(2_000_000, ge=1, le=10**10, description="records of a zone; larger ones are left out")
     page_bytes: int = Field(
@@ -90,7 +90,7 @@ class StatisticsSettings(Section):
         300.0,
         ge=10,
         le=86_400,
-        description="how often it is asked for all zones, a long answer where there are thousands",
+        description="how often it is asked for all zones, if source.zones doesn't ask for them anyway",
     )
 
 

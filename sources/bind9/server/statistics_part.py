@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx
 import structlog
 
-from solowire.errors import ConfigError, StatisticsError, TransferError
+from solowire.errors import StatisticsError
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server.bind_state import BindState
@@ -26,10 +25,9 @@ from solowire.sources.bind9.server.server_statistics import (
     parse_memory,
     parse_server,
 )
-from solowire.sources.bind9.zones.zone_listing import list_server_zones
+from solowire.sources.bind9.statistics_channel import WAY_OUT, StatisticsChannel
+from solowire.sources.bind9.zone_listing import ListedZone
 
-ANSWER_BYTES = 8 * 2**20
-ANSWER_S = 5.0
 AWAY_S = 1.0
 """Between two questions while named is away: its start is seen soon."""
 AGAIN_S = 60.0
@@ -42,25 +40,19 @@ FIGURES_TYPE = "dns_query_stats"
 
 logger = structlog.get_logger()
 
-_WAY_OUT = (
-    "is named running, with `statistics-channels { inet 127.0.0.1 port 8053 allow { 127.0.0.1; }; };` in its "
-    "configuration? Trying on"
-)
-
 
 class StatisticsPart:
     """Asks one server's statistics channel every `interval_s` seconds, and for its zones every `zones_interval_s`.
 
-    url: such as http://127.0.0.1:8053. state: what is known of the server, also by its log. counts_queries: publish
+    state: what is known of the server, also by its log. counts_queries: publish
     `dns_query_stats`, if no other part does. drop_observers: told how many dnstap messages named has dropped since.
-    Raises ConfigError for a url that is none.
     """
 
     name = "statistics"
 
     def __init__(
         self,
-        url: str,
+        channel: StatisticsChannel,
         outlet: EventOutlet,
         state: BindState,
         *,
@@ -69,7 +61,7 @@ class StatisticsPart:
         counts_queries: bool,
         drop_observers: Sequence[Callable[[int], None]] = (),
     ) -> None:
-        self._url = _find_base(url)
+        self._channel = channel
         self._outlet = outlet
         self._state = state
         self._interval_s = interval_s
@@ -78,7 +70,8 @@ class StatisticsPart:
         self._drop_observers = drop_observers
         self._before: ServerFigures | None = None
         self._before_at = 0.0
-        self._zones_at = 0.0
+        self._listed: list[ListedZone] | None = None
+        self._list_at = 0.0
         self._zones: dict[str, Any] = {}
         self._serials: dict[str, int] = {}
         self._warn_at = 0.0
@@ -86,36 +79,36 @@ class StatisticsPart:
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until `stop` is set. Raises PublishRefused."""
         self._before = None
-        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as http:
-            while not stop.is_set():
-                wait_s = self._interval_s
-                try:
-                    await self._ask(http, status)
-                except StatisticsError as error:
-                    await self._note_trouble(error, status)
-                    wait_s = min(AWAY_S, wait_s)
-                try:
-                    await asyncio.wait_for(stop.wait(), wait_s)
-                except TimeoutError:
-                    continue
+        while not stop.is_set():
+            wait_s = self._interval_s
+            try:
+                await self._ask(status)
+            except StatisticsError as error:
+                await self._note_trouble(error, status)
+                wait_s = min(AWAY_S, wait_s)
+            try:
+                await asyncio.wait_for(stop.wait(), wait_s)
+            except TimeoutError:
+                continue
 
-    async def _ask(self, http: httpx.AsyncClient, status: PartStatus) -> None:
+    async def _ask(self, status: PartStatus) -> None:
         """One round. Raises StatisticsError."""
-        figures = parse_server(await self._fetch(http, "server"))
+        figures = parse_server(await self._channel.fetch("server"))
         asked_at = time.monotonic()
-        memory_bytes = parse_memory(await self._fetch(http, "mem"))
+        memory_bytes = parse_memory(await self._channel.fetch("mem"))
         status.set_running()
         self._warn_at = 0.0
         status.read_count += 1
         before = self._before
         if before is not None and is_restarted(before, figures):
             before = None
+            self._zones = {}
             self._state.set_status("running", "restarted")
         elif self._state.status != "running":
             self._state.set_status("running", None)
         self._before, window_s, self._before_at = figures, asked_at - self._before_at, asked_at
         self._state.version = figures.version or self._state.version
-        await self._list_zones(http)
+        await self._list_zones()
         self._state.measured = make_measured(before, figures, memory_bytes) | self._zones
         await self._outlet.offer(STATUS_TYPE, self._state.make_payload())
         status.published_count += 1
@@ -130,49 +123,35 @@ class StatisticsPart:
 
     async def _note_trouble(self, error: StatisticsError, status: PartStatus) -> None:
         """Publishes at once that the server is away, and says why once a minute."""
-        reason = f"{self._url}: {error}"
         if self._state.set_status("stopped" if error.is_refused else "unknown", str(error)):
             await self._outlet.publish(STATUS_TYPE, self._state.make_payload())
             status.published_count += 1
         self._before = None
-        self._zones_at = 0.0
+        self._zones = {}
+        self._list_at = 0.0
         if time.monotonic() >= self._warn_at:
             self._warn_at = time.monotonic() + AGAIN_S
-            logger.warning("statistics_unavailable", url=self._url, reason=str(error), hint=_WAY_OUT)
-        status.set_waiting(reason)
+            logger.warning("statistics_unavailable", url=self._channel.url, reason=str(error), hint=WAY_OUT)
+        status.set_waiting(f"{self._channel.url}: {error}")
 
-    async def _fetch(self, http: httpx.AsyncClient, what: str) -> bytes:
-        """An answer, of ANSWER_BYTES at most. Raises StatisticsError."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(ANSWER_S), http.stream("GET", f"{self._url}/json/v1/{what}") as answer:
-                if answer.status_code != httpx.codes.OK:
-                    raise StatisticsError(f"it answers with status {answer.status_code}")
-                async for part in answer.aiter_bytes():
-                    body += part
-                    if len(body) > ANSWER_BYTES:
-                        raise StatisticsError(f"it answers with more than {ANSWER_BYTES} bytes")
-        except httpx.ConnectError as error:
-            raise StatisticsError(f"the statistics channel can't be reached: {error}", is_refused=True) from None
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            raise StatisticsError(f"the statistics channel: {str(error) or type(error).__name__}") from None
-        return bytes(body)
-
-    async def _list_zones(self, http: httpx.AsyncClient) -> None:
-        """How many zones there are, and their serials; seldom."""
-        if time.monotonic() < self._zones_at:
+    async def _list_zones(self) -> None:
+        """How many zones there are, and their serials: of the list that the zones part has asked for, or seldom."""
+        if time.monotonic() < self._list_at:
             return
-        self._zones_at = time.monotonic() + self._zones_interval_s
         try:
-            listed = await list_server_zones(http, self._url)
-        except TransferError as error:
+            listed = await self._channel.list_zones(self._zones_interval_s if self._zones else 0.0)
+        except StatisticsError as error:
+            self._list_at = time.monotonic() + self._zones_interval_s
             logger.warning(
                 "statistics_zones_unavailable",
-                url=self._url,
+                url=self._channel.url,
                 reason=str(error),
                 hint="serials are not told meanwhile; it is asked again",
             )
             return
+        if listed is self._listed and self._zones:
+            return
+        self._listed = listed
         serials = {
             zone.zone if zone.view == "_default" else f"{zone.zone}/{zone.view}": zone.serial
             for zone in listed
@@ -188,18 +167,3 @@ class StatisticsPart:
                 break
             shown[name] = serials[name]
         self._zones = {"zones": len(listed), "serials": shown}
-
-
-def _find_base(url: str) -> str:
-    """The channel's address, of that or of one of its pages. Raises ConfigError."""
-    try:
-        parsed = httpx.URL(url)
-        is_address = parsed.scheme in ("http", "https") and bool(parsed.host)
-    except httpx.InvalidURL:
-        is_address = False
-    if not is_address:
-        raise ConfigError(
-            f"{url!r} is no address of a statistics channel: source.statistics.url (--statistics) wants one such as "
-            "http://127.0.0.1:8053"
-        )
-    return url.rstrip("/").removesuffix("/server").removesuffix("/json/v1").rstrip("/")

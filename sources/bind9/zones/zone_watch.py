@@ -20,15 +20,15 @@ from contextlib import suppress
 
 import dns.name
 import dns.tsig
-import httpx
 import structlog
 
-from solowire.errors import TransferError
+from solowire.errors import StatisticsError, TransferError
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.bind9.statistics_channel import WAY_OUT, StatisticsChannel
+from solowire.sources.bind9.zone_listing import ListedZone
 from solowire.sources.bind9.zones.zone_client import ZoneClient
 from solowire.sources.bind9.zones.zone_follower import StoreThread, ZoneFollower
 from solowire.sources.bind9.zones.zone_identity import ERA_S, ZoneName
-from solowire.sources.bind9.zones.zone_listing import ListedZone, list_server_zones
 from solowire.sources.bind9.zones.zone_queue import ZoneQueue
 from solowire.sources.bind9.zones.zone_store import HeldZone, ZoneStore
 
@@ -40,6 +40,8 @@ LARGE_S = 600.0
 """Until a zone that is too large is asked for again."""
 LIST_S = 1.0
 """Between two lists of zones, at least, however many zones are said to be new."""
+LIST_PAUSE = 30
+"""So many times as long as a list took nobody asks for the next: `named` stands still while it makes it."""
 CANCEL_S = 0.5
 """Until those that have not ended are cancelled again."""
 AWAY_S = 1.0
@@ -57,7 +59,10 @@ Keys = Mapping[str | None, dns.tsig.Key | None]
 
 
 class ZoneWatch:
-    """Watches from `run` to its end. names: the zones to watch; if empty, those that `found_at` lists."""
+    """Watches from `run` to its end.
+
+    names: the zones to watch. channel: lists them, if none are named. find_s: between two lists, at least.
+    """
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class ZoneWatch:
         status: PartStatus,
         keys: Keys,
         names: list[str],
-        found_at: str | None,
+        channel: StatisticsChannel | None,
         poll_s: float,
         find_s: float,
         concurrency: int,
@@ -81,8 +86,8 @@ class ZoneWatch:
         self._status = status
         self._keys = keys
         self._names = names
-        self._found_at = found_at
-        self._find_s = find_s
+        self._channel = channel
+        self._find_s = self._list_every_s = find_s
         self._concurrency = concurrency
         self._poll_s = poll_s
         self._queue = ZoneQueue(poll_s, random.random)
@@ -105,7 +110,7 @@ class ZoneWatch:
 
     def is_known(self, zone: str) -> bool:
         """Whether a zone is watched, or may be one that has just been added."""
-        return self._found_at is not None or any(ZoneName(zone, view) in self._zones for view in self._keys)
+        return self._channel is not None or any(ZoneName(zone, view) in self._zones for view in self._keys)
 
     def announce_zone(self, zone: str) -> None:
         """Has a zone looked at now, in all views."""
@@ -126,8 +131,8 @@ class ZoneWatch:
         await self._load_zones(held)
         tasks = [asyncio.create_task(self._work(), name=f"zones {n}") for n in range(self._concurrency)]
         tasks.append(asyncio.create_task(self._keep_reporting(), name="zones report"))
-        if self._found_at is not None and not self._names:
-            tasks.append(asyncio.create_task(self._keep_finding(self._found_at), name="zones listing"))
+        if self._channel is not None:
+            tasks.append(asyncio.create_task(self._keep_finding(self._channel), name="zones listing"))
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -210,7 +215,7 @@ class ZoneWatch:
 
     def _is_listed(self, zone: HeldZone) -> bool:
         """Whether the server's last list of zones, if it isn't old, has the serial that is held: no need to ask."""
-        is_fresh = self._clock() < self._listed_at + 2 * self._find_s
+        is_fresh = self._clock() < self._listed_at + 2 * self._list_every_s
         return is_fresh and zone.serial is not None and self._serials.get(zone.name) == zone.serial
 
     def _note_trouble(self, name: ZoneName, error: TransferError) -> float:
@@ -232,26 +237,29 @@ class ZoneWatch:
 
     # ------------------------------------------------------------------------------------------ all zones
 
-    async def _keep_finding(self, url: str) -> None:
-        async with httpx.AsyncClient(trust_env=False) as http:
-            while True:
-                self._list_now.clear()
-                listed_at = self._clock()
-                try:
-                    await self._take_listing(await list_server_zones(http, url))
-                    self._troubles.pop(_LISTING, None)
-                    wait = self._find_s
-                except TransferError as error:
-                    self._troubles[_LISTING] = error
-                    wait = min(self._find_s, RETRY_S)
-                except sqlite3.OperationalError as error:
-                    self._troubles[_LISTING] = self._explain_disk(error)
-                    wait = RETRY_S
-                self._say_state()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._list_now.wait()
-                await asyncio.sleep(max(0.0, min(wait, listed_at + LIST_S - self._clock())))
+    async def _keep_finding(self, channel: StatisticsChannel) -> None:
+        while True:
+            self._list_now.clear()
+            asked_at = self._clock()
+            pause = 0.0
+            try:
+                listing = await channel.list_zones()
+                pause = LIST_PAUSE * (self._clock() - asked_at)
+                wait = self._list_every_s = max(self._find_s, pause)
+                await self._take_listing(listing)
+                self._troubles.pop(_LISTING, None)
+            except StatisticsError as error:
+                self._troubles[_LISTING] = TransferError("away", str(error), f"{WAY_OUT}; or name zones")
+                wait = min(self._find_s, RETRY_S)
+            except sqlite3.OperationalError as error:
+                self._troubles[_LISTING] = self._explain_disk(error)
+                wait = RETRY_S
+            self._say_state()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._list_now.wait()
+            least = min(wait, max(LIST_S, pause))  # also if a zone is said to be new
+            await asyncio.sleep(max(0.0, asked_at + least - self._clock()))
 
     async def _take_listing(self, listing: list[ListedZone]) -> None:
         """Takes up new zones, and tells of those that are gone."""
@@ -321,7 +329,7 @@ class ZoneWatch:
     def _has_begun(self) -> bool:
         if self._clock() > self._began_at + BEGIN_S:
             return True
-        is_listed = self._found_at is None or bool(self._names) or bool(self._serials) or _LISTING in self._troubles
+        is_listed = self._channel is None or bool(self._serials) or _LISTING in self._troubles
         return is_listed and not self._unseen
 
     async def _keep_reporting(self) -> None:

@@ -18,6 +18,7 @@ from solowire.runtime.settings.source_settings import ZonesSettings
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.server_address import parse_address
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.bind9.statistics_channel import StatisticsChannel
 from solowire.sources.bind9.zones.notify_listener import NotifyListener, parse_networks
 from solowire.sources.bind9.zones.observed_change import ChangeObserver
 from solowire.sources.bind9.zones.step_reporter import StepReporter
@@ -43,7 +44,8 @@ logger = structlog.get_logger()
 class ZonesPart:
     """Publishes each change of a record once. state_dir: where zones are kept. Raises ConfigError.
 
-    authors: who sends updates, if another part reads that in the update log. observers: told of each change.
+    channel: lists the zones, if the settings name none. authors: who sends updates, if another part reads that in the
+    update log. observers: told of each change.
     """
 
     name = "zones"
@@ -54,19 +56,21 @@ class ZonesPart:
         outlet: EventOutlet,
         state_dir: Path,
         *,
+        channel: StatisticsChannel | None,
         authors: UpdateAuthors,
         observers: Sequence[ChangeObserver] = (),
     ) -> None:
         if settings.address is None:
             raise ConfigError("no name server to watch zones of; name one with --zones-of")
-        if not settings.names and settings.found_at is None:
+        if not settings.names and channel is None:
             raise ConfigError(
                 "no zones to watch: name them with --zone-names, or give named's statistics channel, which lists them: "
-                "--zones-found-at http://127.0.0.1:8053"
+                "--statistics http://127.0.0.1:8053"
             )
         self._settings = settings
         self._outlet = outlet
         self._state_dir = state_dir
+        self._channel = None if settings.names else channel
         self._authors = authors
         self._observers = observers
         self._address = parse_address(settings.address, DNS_PORT, "source.zones.address")
@@ -117,7 +121,7 @@ class ZonesPart:
             status=status,
             keys=self._keys,
             names=self._names,
-            found_at=settings.found_at,
+            channel=self._channel,
             poll_s=settings.poll_interval_s,
             find_s=settings.find_interval_s,
             concurrency=settings.concurrency,

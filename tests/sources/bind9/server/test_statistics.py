@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError, StatisticsError
 from solowire.sources.agent.source_status import PartStatus
-from solowire.sources.bind9.server import statistics_part
+from solowire.sources.bind9 import statistics_channel
 from solowire.sources.bind9.server.bind_state import BindState
 from solowire.sources.bind9.server.server_statistics import (
     is_restarted,
@@ -28,6 +28,7 @@ from solowire.sources.bind9.server.server_statistics import (
     parse_server,
 )
 from solowire.sources.bind9.server.statistics_part import StatisticsPart
+from solowire.sources.bind9.statistics_channel import StatisticsChannel
 from tests.support.guarded_named import GuardedNamed
 from tests.support.query_logs import until
 from tests.support.recorded_outlet import RecordedOutlet
@@ -132,7 +133,7 @@ def test_any_answer_is_figures_or_an_error(body: bytes, is_first: bool) -> None:
 async def asking(url: str, **given: Any) -> AsyncIterator[tuple[RecordedOutlet, PartStatus]]:
     outlet, status, stop = RecordedOutlet(), PartStatus("statistics"), asyncio.Event()
     options = {"interval_s": 0.2, "zones_interval_s": 0.2, "counts_queries": True} | given
-    part = StatisticsPart(url, outlet, BindState("ns1"), **options)
+    part = StatisticsPart(StatisticsChannel(url), outlet, BindState("ns1"), **options)
     task = asyncio.create_task(part.run(status, stop))
     try:
         yield outlet, status
@@ -169,11 +170,21 @@ async def test_a_real_server(tmp_path: Path) -> None:
     assert "statistics-channels" in warned[0]["hint"]
 
 
+async def test_one_list_of_zones_is_enough_for_all_who_want_one(tmp_path: Path) -> None:
+    """Who takes one that somebody else has asked for does not ask again; a new one is asked for by who wants that."""
+    with GuardedNamed(tmp_path) as named:
+        channel = StatisticsChannel(named.statistics_url)
+        first = await channel.list_zones()
+        assert {zone.zone for zone in first} == {"z.example", "rpz.malware"}
+        assert await channel.list_zones(max_age_s=60.0) is first
+        assert await channel.list_zones() is not first
+
+
 @pytest.mark.parametrize("url", ["foo", "http://[::1", "ftp://127.0.0.1", "http://", "127.0.0.1:8053"])
 def test_an_address_that_is_none(url: str) -> None:
     """Is refused at once, by the setting's name."""
     with pytest.raises(ConfigError, match=r"source\.statistics\.url"):
-        StatisticsPart(url, RecordedOutlet(), BindState("ns1"), interval_s=10, zones_interval_s=10, counts_queries=True)
+        StatisticsChannel(url)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +200,7 @@ def test_an_address_that_is_none(url: str) -> None:
 )
 async def test_what_is_no_statistics_channel(body: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is said, with a bound on what is read of it, and the server's state is unknown."""
-    monkeypatch.setattr(statistics_part, "ANSWER_BYTES", 2000)
+    monkeypatch.setattr(statistics_channel, "ANSWER_BYTES", 2000)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

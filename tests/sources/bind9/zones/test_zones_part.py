@@ -133,7 +133,7 @@ async def test_zones_that_are_added_and_removed_are_told_and_a_server_that_is_do
     """rndc addzone and delzone, also while the agent is down; a zone that comes again has events of its own."""
     outlet = RecordedOutlet()
     with BindServer(tmp_path / "ns", zones={"z.example": ZONE}) as server:
-        settings: dict[str, Any] = {"found_at": server.statistics, "find_interval_s": 0.2}
+        settings: dict[str, Any] = {"lists_zones": True, "find_interval_s": 0.2}
         server.write_zone("new", ZONE)
         server.write_zone("other", ZONE)
         addzone = '{ type primary; file "%s.zone"; allow-update { any; }; };'
@@ -233,7 +233,7 @@ async def test_views_are_watched_each_with_its_key(tmp_path: Path) -> None:
         settings: dict[str, Any] = {
             "key_file": tmp_path / "keys",
             "views": {"inside": "inside", "outside": "outside"},
-            "found_at": server.statistics,
+            "lists_zones": True,
         }
         async with watch_zones(server, tmp_path / "state", **settings) as zones:
             for view in ("inside", "outside"):
@@ -362,7 +362,7 @@ async def test_a_notify_that_is_lost_is_made_up_for_by_the_poll(tmp_path: Path) 
     ("wrong", "fault"),
     [
         ({"address": "ns1.example"}, "source.zones.address"),
-        ({"names": [], "found_at": None}, "--zone-names"),
+        ({"names": []}, "--zone-names"),
         ({"names": ["a..b"]}, "no zone's name"),
         ({"left_out_types": ["RRSIGG"]}, "no record type"),
         ({"key": "k"}, "source.zones.key_file"),
@@ -375,7 +375,7 @@ def test_settings_that_cannot_be_are_said_so(tmp_path: Path, wrong: dict[str, An
     """One line that names the setting."""
     settings = ZonesSettings(**({"address": "127.0.0.1", "names": ["z.example"]} | wrong))
     with pytest.raises(ConfigError, match=re.escape(fault)):
-        ZonesPart(settings, RecordedOutlet(), tmp_path, authors=UpdateAuthors())
+        ZonesPart(settings, RecordedOutlet(), tmp_path, channel=None, authors=UpdateAuthors())
 
 
 async def test_a_second_agent_with_the_same_state_is_refused(tmp_path: Path) -> None:
