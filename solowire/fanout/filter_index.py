@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
+from solowire.model.domain_names import count_labels
 from solowire.model.subscriptions import Filter
 
 V = TypeVar("V")
@@ -27,8 +28,8 @@ V = TypeVar("V")
 class TermLookup(Protocol):
     """What an event's attributes match."""
 
-    def get(self, attribute: str) -> Iterable[str]:
-        """The values of a condition on `attribute` that the event meets."""
+    def get(self, attribute: str, deepest: int) -> Iterable[str]:
+        """The values of a condition on `attribute` that the event meets, as far as they have no more labels."""
 
 
 FEW = 8
@@ -93,6 +94,7 @@ class FilterIndex(Generic[V]):
         self._types: dict[str, _TypeFilters[V]] = {}
         self._filters: dict[Filter, _NumberedFilter] = {}
         self._slots: dict[str, dict[str, _Slot]] = {}
+        self._deepest: dict[str, int] = {}  # labels of the longest name in the slots of an attribute, or more
         self._free: list[int] = []  # a heap
         self._next = 0
 
@@ -168,7 +170,7 @@ class FilterIndex(Generic[V]):
             met = ignoring
             slots = self._slots.get(attribute)
             if slots is not None:
-                for value in terms.get(attribute):
+                for value in terms.get(attribute, self._deepest[attribute]):
                     slot = slots.get(value)
                     if slot is not None:
                         met |= slot if isinstance(slot, int) else _bitmap_of(slot)
@@ -189,6 +191,8 @@ class FilterIndex(Generic[V]):
     def _fill_slots(self, number: int, conditions: Filter) -> None:
         for attribute, values in conditions:
             slots = self._slots.setdefault(attribute, {})
+            deepest = max((count_labels(value) for value in values), default=0)
+            self._deepest[attribute] = max(deepest, self._deepest.get(attribute, 0))
             for value in values:
                 slot = slots.get(value)
                 if slot is None:
@@ -213,6 +217,7 @@ class FilterIndex(Generic[V]):
                     del slots[value]
             if not slots:
                 self._slots.pop(attribute, None)
+                self._deepest.pop(attribute, None)
 
 
 def _bitmap_of(numbers: Iterable[int]) -> int:

@@ -28,7 +28,7 @@ from solowire.fanout.fragment_cache import FragmentCache, FragmentKey, Fragments
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, guess_type
 from solowire.model.access import redact
 from solowire.model.catalog import Catalog, EventType
-from solowire.model.domain_names import describe_name_fault, names_above
+from solowire.model.domain_names import MAX_LABELS, describe_name_fault, names_above
 from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
 from solowire.protocol.dialect_codec import AnyCodec, DialectCodec
 from solowire.protocol.messages import Codec
@@ -92,12 +92,12 @@ class MatchTerms:
         self._attributes = attributes
         self._hierarchical = hierarchical
 
-    def get(self, attribute: str) -> tuple[str, ...]:
-        """The values; none for an attribute that the event has not."""
+    def get(self, attribute: str, deepest: int = MAX_LABELS) -> tuple[str, ...]:
+        """The values; none for an attribute that the event has not. deepest: names of more labels may be left out."""
         value = self._attributes.get(attribute)
         if value is None:
             return ()
-        return names_above(value) if attribute in self._hierarchical else (value,)
+        return names_above(value, deepest) if attribute in self._hierarchical else (value,)
 
 
 class Entry:

@@ -49,14 +49,19 @@ def describe_name_fault(name: str) -> str | None:
 
 
 @lru_cache(maxsize=CACHED_NAMES)
-def names_above(name: str) -> tuple[str, ...]:
-    """A canonical name and all names above it, up to the root."""
-    if name == ".":
-        return (name,)
-    found = [name]
-    at = name.find(".")
-    while at >= 0:
+def names_above(name: str, deepest: int = MAX_LABELS) -> tuple[str, ...]:
+    """The root, and the canonical names of `deepest` labels at most that are above `name`, or are it.
+
+    deepest: as many labels as anything that is looked for has; what has more would be made in vain.
+    """
+    found = ["."]
+    at = -1 if name == "." else len(name)
+    while at >= 0 and len(found) <= deepest:
+        at = name.rfind(".", 0, at)
         found.append(name[at + 1 :])
-        at = name.find(".", at + 1)
-    found.append(".")
     return tuple(found)
+
+
+def count_labels(name: str) -> int:
+    """Labels of a canonical name; 1 for the root."""
+    return name.count(".") + 1

@@ -33,7 +33,7 @@ QUERY = {"zone": SHARED, "query_domain": "www.example.com", "query_type": "A", "
 class _Terms(dict[str, list[str]]):
     """As an entry gives them, but all made beforehand."""
 
-    def get(self, attribute: str) -> list[str]:  # type: ignore[override]
+    def get(self, attribute: str, deepest: int) -> list[str]:  # type: ignore[override]
         return super().get(attribute, [])
 
 

@@ -250,10 +250,10 @@ def test_a_number_too_long_for_messagepack_is_sent_as_a_float(number: int) -> No
 def test_names_match_themselves_and_what_is_above_them() -> None:
     """A filter for a zone finds the events of all names beneath it, of the root's those of every name."""
     assert entry(event("zone_created", {"zone": "A.Example.com."})).match_terms.get("zone") == (
-        "a.example.com",
-        "example.com",
-        "com",
         ".",
+        "com",
+        "example.com",
+        "a.example.com",
     )
     assert entry(event("zone_created", {"zone": "."})).match_terms.get("zone") == (".",)
     assert entry(event("system_metrics", {"cpu_usage": 1, "host": "ns1.example.com"})).match_terms.get("host") == (

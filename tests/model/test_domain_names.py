@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solowire.model.domain_names import MAX_LABELS, MAX_OCTETS, canonical_name, describe_name_fault, names_above
+from solowire.model.domain_names import (
+    MAX_LABELS,
+    MAX_OCTETS,
+    canonical_name,
+    count_labels,
+    describe_name_fault,
+    names_above,
+)
 
 LONGEST = ".".join(["x" * 63] * 3 + ["x" * 61])
 MOST = ".".join("a" * MAX_LABELS)
@@ -66,10 +73,11 @@ def test_a_name_is_refused_exactly_when_it_is_too_long(text: str) -> None:
     assert (describe_name_fault(name) is None) == allowed
 
 
-@given(st.text(st.sampled_from("ab."), max_size=60))
-def test_the_names_above_a_name(text: str) -> None:
-    """The name itself, then without its first label, and so on, and the root."""
+@given(st.text(st.sampled_from("ab."), max_size=60), st.integers(0, 70))
+def test_the_names_above_a_name(text: str, deepest: int) -> None:
+    """The root, then the last label, and so on up to the name itself; of those with too many labels none is made."""
     name = canonical_name(text)
     labels = name.split(".")
     expected = (*(".".join(labels[n:]) for n in range(len(labels))), ".") if name != "." else (".",)
-    assert names_above(name) == expected
+    assert names_above(name) == expected[::-1]
+    assert names_above(name, deepest) == tuple(n for n in expected[::-1] if n == "." or count_labels(n) <= deepest)
