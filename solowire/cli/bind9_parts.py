@@ -90,6 +90,11 @@ def _make_drift_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Drift
         raise ConfigError(
             "source.drift.pipelines is set, but nobody watches the zones: name the name server with --zones-of"
         )
+    if not settings.source.server_log.files:
+        raise ConfigError(
+            "source.drift.pipelines is set, but nobody reads who makes changes: name the log to which named writes the "
+            "category update with --log"
+        )
     pipelines = Pipelines(drift.pipelines)
     return [DriftPart(pipelines, outlet, allows_unknown=drift.allows_unknown)]
 

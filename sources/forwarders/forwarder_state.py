@@ -1,4 +1,4 @@
-"""The state of one forwarder, judged by what became of the queries that it was sent.
+"""The state of one forwarder, judged by what became of the probes that it was sent.
 
         ┌──────── a good answer ────────┐
         │                               ▼            limits reached
@@ -12,9 +12,7 @@ What it keeps true:
 
 * A status changes only as the picture shows; a change needs several results, so that one lost datagram changes nothing.
 * A result is bad if no answer came, or one that resolves nothing (SERVFAIL, REFUSED and the like).
-* The window holds the results of the last `window_s` seconds, MAX_RESULTS at most. Loss and SERVFAIL are of probes;
-  round trips are of probes and, where somebody measures them, of real queries, which change no status by themselves
-  but by their 95th percentile.
+* The window holds the results of the last `window_s` seconds, MAX_RESULTS at most.
 * Time is an argument: seconds of a clock that never goes back.
 """
 
@@ -97,7 +95,6 @@ class ForwarderState:
         self._good_count = 0  # in a row
         self._results: deque[tuple[float, ProbeOutcome]] = deque(maxlen=MAX_RESULTS)
         self._rtts: deque[tuple[float, float]] = deque(maxlen=MAX_RESULTS)
-        self._last_rtt: float | None = None
 
     @property
     def is_in_doubt(self) -> bool:
@@ -112,7 +109,7 @@ class ForwarderState:
         """A probe's result. rtt_ms: of an answer, good or bad. error: what a bad one says."""
         self._results.append((at, outcome))
         if rtt_ms is not None:
-            self._keep_rtt(rtt_ms, at)
+            self._rtts.append((at, rtt_ms))
         if outcome is ProbeOutcome.answered:
             self._good_count += 1
             self.failures_count = 0
@@ -123,28 +120,19 @@ class ForwarderState:
             self.last_error = error or outcome.value
         return self._judge(at)
 
-    def note_rtt(self, rtt_ms: float, at: float) -> StatusChange | None:
-        """A round trip of a real query that was answered, which somebody else has measured."""
-        self._keep_rtt(rtt_ms, at)
-        return self._judge(at)
-
     def describe(self, at: float) -> ForwarderFigures:
         """The figures of the window that ends now."""
         self._trim(at)
         rtts = sorted(rtt for _, rtt in self._rtts)
         total = len(self._results)
         return ForwarderFigures(
-            rtt_ms=self._last_rtt if self._rtts else None,
+            rtt_ms=self._rtts[-1][1] if self._rtts else None,
             rtt_p50_ms=_percentile(rtts, 50),
             rtt_p95_ms=_percentile(rtts, 95),
             loss=self._share(ProbeOutcome.lost) if total else None,
             servfail=self._share(ProbeOutcome.servfail) if total else None,
             probes_count=total,
         )
-
-    def _keep_rtt(self, rtt_ms: float, at: float) -> None:
-        self._rtts.append((at, rtt_ms))
-        self._last_rtt = rtt_ms
 
     def _judge(self, at: float) -> StatusChange | None:
         self._trim(at)
@@ -159,7 +147,7 @@ class ForwarderState:
                 return self._change(Status.healthy, f"it has answered {self._good_count} times in a row")
             case Status.healthy if reason := self._find_fault(1.0):
                 return self._change(Status.degraded, reason)
-            case Status.degraded if self._has_evidence() and not self._find_fault(limits.ease):
+            case Status.degraded if len(self._results) >= MIN_RESULTS and not self._find_fault(limits.ease):
                 return self._change(Status.healthy, "loss, SERVFAIL and round trips are well below the limits again")
             case _:
                 return None
@@ -181,9 +169,6 @@ class ForwarderState:
             if slow >= limits.rtt_ms * part:
                 return f"one of twenty answers takes {slow:.0f} ms or more"
         return ""
-
-    def _has_evidence(self) -> bool:
-        return max(len(self._results), len(self._rtts)) >= MIN_RESULTS
 
     def _change(self, new: Status, reason: str) -> StatusChange | None:
         old = self.status

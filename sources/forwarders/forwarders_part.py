@@ -65,12 +65,13 @@ class ForwardersPart:
         self._watched: dict[ServerAddress, _WatchedForwarder] = {}
         self._tasks: dict[ServerAddress, asyncio.Task[None]] = {}
         self._is_update_due = False
+        self._probe_count = self._published_count = 0
         self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Probes until `stop` is set. Raises PublishRefused."""
         self._watched, self._tasks = {}, {}
-        lasting = [_repeat(REREAD_S, lambda: self._read_list(status)), self._report(status)]
+        lasting = [_repeat(REREAD_S, lambda: self._read_list(status)), self._report()]
         work: set[asyncio.Task[Any]] = {asyncio.create_task(each) for each in lasting}
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -84,20 +85,13 @@ class ForwardersPart:
                         task.result()
                 if self._is_update_due:
                     await self._publish_update()
+                status.read_count, status.published_count = self._probe_count, self._published_count
+                status.dropped_count = self._outlet.dropped_count
         finally:
             everything = [*work, *self._tasks.values(), stopping]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
-
-    async def note_rtt(self, address: str, port: int, rtt_ms: float) -> None:
-        """A round trip of a real query, measured by somebody else, such as dnstap; of a forwarder or not.
-
-        Raises PublishRefused.
-        """
-        watched = self._watched.get(ServerAddress(address, port))
-        if watched is not None:
-            await self._publish_change(watched, watched.state.note_rtt(rtt_ms, time.monotonic()))
 
     # ------------------------------------------------------------------------------------------ the list
 
@@ -145,6 +139,7 @@ class ForwardersPart:
         while True:
             async with self._slots:
                 result = await self._probe.ask(watched.named.address)
+            self._probe_count += 1
             watched.checked_at = _format_now()
             change = watched.state.note_probe(
                 result.outcome, time.monotonic(), rtt_ms=result.rtt_ms, error=result.error
@@ -185,17 +180,16 @@ class ForwardersPart:
             },
             timestamp=watched.changed_at,
         )
+        self._published_count += 1
 
     # ------------------------------------------------------------------------------------------ figures
 
-    async def _report(self, status: PartStatus) -> None:
+    async def _report(self) -> None:
         while True:
             await asyncio.sleep(self._settings.interval_s)
             for watched in list(self._watched.values()):
                 await self._publish_health(watched)
             self._is_update_due = bool(self._watched)
-            status.published_count = self._outlet.accepted_count
-            status.dropped_count = self._outlet.dropped_count
 
     async def _publish_health(self, watched: _WatchedForwarder) -> None:
         """The key has the server's name: several may watch one forwarder, each from its own place."""
@@ -224,7 +218,7 @@ class ForwardersPart:
             **{name: None if value is None else round(value, 2) for name, value in measured.items()},
         }
         data = {name: value for name, value in told.items() if value is not None}
-        await self._outlet.offer("forwarder_health", data, key=f"{self._outlet.server} {named.address}")
+        await self._offer("forwarder_health", data, key=f"{self._outlet.server} {named.address}")
 
     async def _publish_update(self) -> None:
         """All of them together: every TURN_S at most, though all may change at once."""
@@ -248,7 +242,10 @@ class ForwardersPart:
             "last_updated": _format_now(),
             "forwarder_details": details,
         }
-        await self._outlet.offer("health_update", data, key=self._outlet.server)
+        await self._offer("health_update", data, key=self._outlet.server)
+
+    async def _offer(self, type: str, data: dict[str, Any], *, key: str) -> None:
+        self._published_count += await self._outlet.offer(type, data, key=key)
 
 
 class _WatchedForwarder:

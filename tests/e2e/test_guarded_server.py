@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.guarded_named import SECRET, GuardedNamed
 from tests.support.named import find
-from tests.support.system import Session, System, end
+from tests.support.system import Session, System, end, run
 
 Events = list[dict[str, Any]]
 
@@ -82,6 +82,17 @@ def agent(system: System, named: GuardedNamed) -> Iterator[subprocess.Popen[str]
     yield process
     if process.poll() is None:
         assert end(process) == 0
+
+
+def test_drift_is_refused_where_nobody_can_tell_who_makes_changes(tmp_path: Path) -> None:
+    """Without the update log each change, or none, would be drift."""
+    conf = tmp_path / "agent.toml"
+    conf.write_text(
+        '[source.zones]\naddress = "127.0.0.1"\nnames = ["z"]\n[source.drift]\npipelines = ["key:deploy"]\n'
+    )
+    done = run("source", "bind9", "--config", str(conf), "--token", "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--log" in done.stderr
 
 
 async def hear_until(session: Session, found: Events, condition: Callable[[Events], bool]) -> None:

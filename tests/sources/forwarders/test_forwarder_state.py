@@ -75,14 +75,16 @@ def test_a_share_of_servfail_makes_it_degraded() -> None:
 
 
 def test_slow_answers_make_it_degraded() -> None:
-    """The 95th percentile counts, of probes and of real queries together; hysteresis keeps it from flapping."""
+    """The 95th percentile counts; hysteresis keeps it from flapping."""
     state = ForwarderState(LIMITS)
     feed(state, "." * 10)
-    changes = [state.note_rtt(150.0, 10.0) for _ in range(2)]
+    changes = [state.note_probe(ProbeOutcome.answered, 10.0, rtt_ms=150.0) for _ in range(2)]
     assert changes[-1] is not None
     assert "150 ms" in changes[-1].reason
     assert state.status is Status.degraded
-    between = [state.note_rtt(85.0, 75.0 + n) for n in range(20)]  # the slow ones are out of the window
+    between = [
+        state.note_probe(ProbeOutcome.answered, 75.0 + n, rtt_ms=85.0) for n in range(20)
+    ]  # the slow ones are over
     assert between == [None] * 20
     assert feed(state, "." * 10, at=150.0)[0].new is Status.healthy
 
@@ -132,11 +134,9 @@ class ForwarderMachine(RuleBasedStateMachine):
             assert all(each is ProbeOutcome.answered for each in self.outcomes[-LIMITS.recover_count :])
 
     @rule(rtt_ms=st.floats(0, 10_000), count=st.integers(1, 30))
-    def real_queries(self, rtt_ms: float, count: int) -> None:
+    def answers(self, rtt_ms: float, count: int) -> None:
         for _ in range(count):
-            told = self.state.note_rtt(rtt_ms, self.now)
-            assert told is None or {told.old, told.new} == {Status.healthy, Status.degraded}
-            self.check(told)
+            self.probe(ProbeOutcome.answered, rtt_ms, 0.0)
 
     def check(self, told: StatusChange | None) -> None:
         assert (told is None) == (self.state.status is self.before)

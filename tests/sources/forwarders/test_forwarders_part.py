@@ -110,6 +110,7 @@ async def test_forwarders_of_a_configuration_come_and_go(tmp_path: Path, monkeyp
             conf.write_text(f"options {{ forwarders port {first.port} {{ 127.0.0.1; }}; }};")
             await until(lambda: newest(outlet, first.address)["status"] == "healthy")
             assert status.status == "running"
+            await until(lambda: status.read_count > 0 and status.published_count >= 2)
             conf.write_text("options { forwarders { ")
             await until(lambda: status.status == "waiting")
             probes = len(outlet.of_type("forwarder_health"))
@@ -123,19 +124,6 @@ async def test_forwarders_of_a_configuration_come_and_go(tmp_path: Path, monkeyp
         ["corp.example"],
     )
     assert {"forwarder_list_unavailable", "forwarder_removed"} <= {entry["event"] for entry in logs}
-
-
-async def test_round_trips_that_others_measure_count(tmp_path: Path) -> None:
-    """Slow real queries make a forwarder degraded whose probes are fast; those of other servers are passed over."""
-    outlet = RecordedOutlet()
-    with ProbedNamed(tmp_path / "a") as named:
-        async with probing(outlet, named.address) as (part, _):
-            await until(lambda: newest(outlet, named.address)["status"] == "healthy")
-            await part.note_rtt("192.0.2.9", 53, 5000.0)
-            for _ in range(50):
-                await part.note_rtt("127.0.0.1", named.port, 900.0)
-            await until(lambda: changes(outlet) == [("healthy", "degraded")])
-            assert newest(outlet, named.address)["rtt_p95_ms"] == 900.0
 
 
 async def test_probes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
