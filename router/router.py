@@ -70,7 +70,8 @@ from solowire.router.log.backpressure import (
     ShardLag,
     evaluate_backpressure,
 )
-from solowire.router.log.journal import AppendResult, Journal, JournalHole, JournalUnavailable
+from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
+from solowire.router.log.known_ids import AppendResult
 from solowire.router.log.publisher_load import EVENT_BYTES, PublisherLoad
 from solowire.router.log.replay_queue import ReplayQueue, read_latest_states
 from solowire.router.log.shard_cursor import ShardCursor
@@ -237,7 +238,7 @@ class Router:
             reason = "a shard or the journal can't follow: it is SOLOWIRE_PUBLISH__LAG_HARD_S or more behind"
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
-        appended = self.journal.append(message.events, now + self.wall_offset)
+        appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
         self._publisher_load.add(message.publisher, sum(EVENT_BYTES + len(event.body) for event in message.events), now)
         self._unanswered.append((peer, message.request, appended, is_heavy))
         if self.journal.pending_count >= (GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS):

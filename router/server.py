@@ -56,13 +56,14 @@ def serve(settings: Settings) -> None:
 
 def open_journal(settings: Settings) -> Journal:
     """The journal that the settings ask for. Raises ConfigError."""
-    epoch = process.new_id()
+    epoch, is_same = process.new_id(), load_domain(settings).catalog.is_same_event
     if settings.journal.storage == "memory":
         return MemoryJournal(
             epoch,
             max_events=settings.journal.max_events,
             max_bytes=settings.journal.max_bytes,
             window=settings.journal.duplicate_window_s,
+            is_same=is_same,
         )
     return SqliteJournal(
         settings.need_data_dir() / JOURNAL_FILE,
@@ -72,6 +73,7 @@ def open_journal(settings: Settings) -> Journal:
         max_bytes=settings.journal.max_bytes,
         window=settings.journal.duplicate_window_s,
         now=time.time(),
+        is_same=is_same,
     )
 
 

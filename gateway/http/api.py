@@ -141,7 +141,7 @@ def create_app(
     async def publish(request: Req) -> EventsAccepted:
         """Takes one event, an array of them or NDJSON, in JSON or MessagePack; all are accepted, or none.
 
-        Answers when the log has them. An event whose `id` was seen before is a duplicate: not published again.
+        Answers when the log has them. An event whose `id` you have used before is a duplicate: not published again.
         """
         return await events_endpoint.publish_events(request.scope, request.receive)
 

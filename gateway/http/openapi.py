@@ -55,7 +55,10 @@ _EVENT = Schema(
     properties={
         "type": Schema(type=OpenAPIType.STRING, description="One of GET /v1/catalog, or custom.NAME"),
         "data": Schema(type=OpenAPIType.OBJECT, description="What the type's schema says; any object for custom.NAME"),
-        "id": Schema(type=OpenAPIType.STRING, description="Unique; an id that was seen is answered as a duplicate"),
+        "id": Schema(
+            type=OpenAPIType.STRING,
+            description="Unique; of the same publisher an id that was seen is answered as a duplicate",
+        ),
         "priority": Schema(type=OpenAPIType.STRING, enum=[p.value for p in Priority]),
         "key": Schema(type=OpenAPIType.STRING, description="What a state is the state of"),
         "user": Schema(type=OpenAPIType.STRING, description="Only this user gets it"),

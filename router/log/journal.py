@@ -1,8 +1,8 @@
 """The router's log, behind a small interface, and its in-memory form.
 
 What it keeps true: offsets of one epoch grow by one from 1 and are never given twice to what was kept; whatever is
-behind `start_offset` can be read; an event id seen within the window is a duplicate and gets the offset that it has
-already.
+behind `start_offset` can be read; an event whose id was seen within the window is a duplicate, if it is the same
+publisher's or says the same, and gets the offset that it has already (`known_ids`).
 
 Events are appended to an open group and kept by `commit`: until then nobody can read them, and a group that can't be
 kept is forgotten as a whole. `solowire.router.log.sqlite_journal` keeps them on disk; the one here loses its log with
@@ -15,24 +15,11 @@ from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from solowire.backplane.messages import PublishedEvent
-
-MAX_IDS = 2_000_000
-"""Above this the window is shorter than set: about 400 MB go to ids then."""
-SHORT_ID = 36
-"""Characters of an id that is remembered as it is; of a longer one, which may take half a kilobyte, its hash is."""
-
-IdKey = str | bytes
-
-
-def id_key(id: str) -> IdKey:
-    """What an event's id is remembered by."""
-    if len(id) <= SHORT_ID and id.isascii():
-        return id
-    return blake2b(id.encode(errors="surrogatepass"), digest_size=16).digest()
+from solowire.model.events import is_same_event
+from solowire.router.log.known_ids import AppendResult, IsSame, KnownIds
 
 
 class Record(NamedTuple):
@@ -41,16 +28,6 @@ class Record(NamedTuple):
     offset: int
     user: str | None
     body: bytes
-
-
-class AppendResult(NamedTuple):
-    """Where appended events are in the log.
-
-    offsets: one for each event, in their order. duplicates: the indexes of those that were there already.
-    """
-
-    offsets: list[int]
-    duplicates: list[int]
 
 
 class Bounds(NamedTuple):
@@ -105,8 +82,8 @@ class Journal(Protocol):
     def is_gone(self) -> bool:
         """Whether its file is not under its name any more, so that nothing that is written to it would be kept."""
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
-        """Puts them in the open group, which `commit` keeps."""
+    def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
+        """Puts them in the open group, which `commit` keeps. publisher: whose they are, "" for the router itself."""
 
     def commit(self, now: float) -> None:
         """Keeps the open group, and forgets what is over the retention, a part at a time. Raises JournalUnavailable."""
@@ -191,15 +168,16 @@ def find_last_before(reader: JournalReader, at: float) -> int:
 
 
 class MemoryJournal:
-    """A bounded log in memory. window: seconds for which ids are remembered, of MAX_IDS events at the most."""
+    """A bounded log in memory. window: seconds for which ids are remembered. is_same: as `KnownIds` has it."""
 
     is_gone = False
 
-    def __init__(self, epoch: str, *, max_events: int, max_bytes: int, window: float) -> None:
+    def __init__(
+        self, epoch: str, *, max_events: int, max_bytes: int, window: float, is_same: IsSame = is_same_event
+    ) -> None:
         self.epoch = epoch
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._window = window
         self._records: deque[Record] = deque()
         self._user_records: defaultdict[str, deque[Record]] = defaultdict(
             deque
@@ -207,8 +185,7 @@ class MemoryJournal:
         self._group: list[tuple[Record, str | None]] = []  # with the name of the state, if it is one
         self._bytes = 0
         self._last_offset = 0
-        self._offset_of: dict[IdKey, int] = {}
-        self._ids: deque[tuple[float, IdKey]] = deque()
+        self._ids = KnownIds(window, self._read_body, is_same)
         self._states: dict[str, Record] = {}
         self._state_names: deque[tuple[int, str]] = deque()  # of the records that are states, oldest first
         self._metadata: dict[str, bytes] = {}
@@ -228,24 +205,24 @@ class MemoryJournal:
     def pending_count(self) -> int:
         return len(self._group)
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
-        offsets: list[int] = []
-        duplicates: list[int] = []
-        for index, event in enumerate(events):
-            key = id_key(event.id)
-            known = self._offset_of.get(key)
-            if known is not None:
-                duplicates.append(index)
-                offsets.append(known)
-                continue
-            offset = self._last_offset + len(self._group) + 1
-            self._group.append((Record(offset, event.user, event.body), event.state))
-            if not self._group_times or self._group_times[-1][1] != now:
-                self._group_times.append((offset, now))
-            self._offset_of[key] = offset
-            self._ids.append((now, key))
-            offsets.append(offset)
-        return AppendResult(offsets, duplicates)
+    def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
+        last_offset = self._last_offset + len(self._group)
+        appended = self._ids.assign_offsets(events, publisher, last_offset, now)
+        for event, offset in zip(events, appended.offsets, strict=True):
+            if offset > last_offset:
+                last_offset = offset
+                self._group.append((Record(offset, event.user, event.body), event.state))
+                if not self._group_times or self._group_times[-1][1] != now:
+                    self._group_times.append((offset, now))
+        return appended
+
+    def _read_body(self, offset: int) -> bytes | None:
+        first = self.start_offset + 1
+        if offset < first:
+            return None
+        kept = len(self._records)
+        place = offset - first
+        return self._records[place].body if place < kept else self._group[place - kept][0].body
 
     def commit(self, now: float) -> None:
         self._times += self._group_times
@@ -275,8 +252,8 @@ class MemoryJournal:
             offset, state = self._state_names.popleft()
             if self._states[state].offset == offset:  # else it has a newer value
                 del self._states[state]
-        while self._ids and (self._ids[0][0] < now - self._window or len(self._ids) > MAX_IDS):
-            del self._offset_of[self._ids.popleft()[1]]
+        self._ids.keep_group()
+        self._ids.forget_old(now)
 
     def _note_trimmed(self, offset: int) -> None:
         """The oldest record goes now."""

@@ -27,7 +27,6 @@ import contextlib
 import math
 import os
 import sqlite3
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -36,16 +35,8 @@ import structlog
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
-from solowire.router.log.journal import (
-    MAX_IDS,
-    AppendResult,
-    IdKey,
-    JournalHole,
-    JournalReader,
-    JournalUnavailable,
-    Record,
-    id_key,
-)
+from solowire.model.events import is_same_event
+from solowire.router.log.journal import JournalHole, JournalReader, JournalUnavailable, Record
 from solowire.router.log.journal_file import APPLICATION_ID as APPLICATION_ID
 from solowire.router.log.journal_file import (
     FREE_PAGES,
@@ -65,6 +56,7 @@ from solowire.router.log.journal_file import (
     write_trimmed,
 )
 from solowire.router.log.journal_file import VERSION as VERSION
+from solowire.router.log.known_ids import MAX_IDS, AppendResult, IsSame, KnownIds, id_key
 from solowire.router.log.sqlite_reader import COLUMNS, SqliteReader, decode_any
 from solowire.router.log.sqlite_reader import LONGEST_BODY as LONGEST_BODY
 
@@ -135,7 +127,8 @@ class SqliteJournal:
     One process at a time: `solowire.router.server` sees to it.
 
     new_epoch: taken if there is no log to go on with. max_age: seconds, max_bytes: of the file, max_events: what is
-    kept at most, give or take a chunk. window: seconds for which ids are remembered. Raises ConfigError.
+    kept at most, give or take a chunk. window: seconds for which ids are remembered. is_same: as `KnownIds` has it.
+    Raises ConfigError.
     """
 
     def __init__(
@@ -148,6 +141,7 @@ class SqliteJournal:
         max_bytes: int,
         window: float,
         now: float,
+        is_same: IsSame = is_same_event,
     ) -> None:
         self._path = path
         self._max_age = max_age
@@ -155,9 +149,7 @@ class SqliteJournal:
         self._max_bytes = max_bytes
         self._window = window
         self._group: list[_Row] = []
-        self._group_ids: list[tuple[float, list[IdKey]]] = []
-        self._offset_of: dict[IdKey, int] = {}
-        self._ids: deque[tuple[float, list[IdKey]]] = deque()  # oldest first; those of one request stand together
+        self._ids = KnownIds(window, self._read_body, is_same)
         self._unsaved: set[str] = set()  # names of notes
         self._trim_at = float("-inf")
         self._path = path
@@ -223,12 +215,9 @@ class SqliteJournal:
         for at, rows in groupby(newest_first, lambda row: float(row[0])):
             if at < now - self._window:
                 break
-            fresh: list[IdKey] = []
-            for _, id, offset in rows:
-                key = id_key(id) if isinstance(id, str) else b""  # of a damaged row, which is nobody's
-                if self._offset_of.setdefault(key, offset) == offset:
-                    fresh.append(key)
-            self._ids.appendleft((at, fresh))
+            # The id of a damaged row is nobody's.
+            known = ((id_key(id) if isinstance(id, str) else b"", offset) for _, id, offset in rows)
+            self._ids.load_request(at, known)
 
     @property
     def last_offset(self) -> int:
@@ -242,26 +231,23 @@ class SqliteJournal:
     def pending_count(self) -> int:
         return len(self._group)
 
-    def append(self, events: Sequence[PublishedEvent], now: float) -> AppendResult:
-        offsets: list[int] = []
-        duplicates: list[int] = []
-        fresh: list[IdKey] = []
-        offset = self._last + len(self._group)
-        for index, event in enumerate(events):
-            key = id_key(event.id)
-            known = self._offset_of.get(key)
-            if known is not None:
-                duplicates.append(index)
-                offsets.append(known)
-                continue
-            offset += 1
-            self._group.append((offset, now, event.id, event.user, event.state, event.body))
-            self._offset_of[key] = offset
-            fresh.append(key)
-            offsets.append(offset)
-        if fresh:
-            self._group_ids.append((now, fresh))
-        return AppendResult(offsets, duplicates)
+    def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
+        last_offset = self._last + len(self._group)
+        appended = self._ids.assign_offsets(events, publisher, last_offset, now)
+        for event, offset in zip(events, appended.offsets, strict=True):
+            if offset > last_offset:
+                last_offset = offset
+                self._group.append((offset, now, event.id, event.user, event.state, event.body))
+        return appended
+
+    def _read_body(self, offset: int) -> bytes | None:
+        if offset > self._last:
+            return self._group[offset - self._last - 1][-1]
+        try:
+            found = self.read(offset - 1, 1) if offset > self._floor else ()
+        except JournalUnavailable:
+            return None
+        return found[0].body if found else None
 
     def commit(self, now: float) -> None:
         """One transaction, and one fsync, for the group and a chunk of what is over the retention.
@@ -270,21 +256,16 @@ class SqliteJournal:
         twice; but it is not acknowledged, and its ids are answered for only if the file comes back.
         """
         group, self._group = self._group, []
-        ids, self._group_ids = self._group_ids, []
         try:
             self._check_present()
             self._store_group(group, now)
         except (sqlite3.Error, JournalUnavailable) as error:
-            for _, forgotten in ids:
-                for id in forgotten:
-                    del self._offset_of[id]
+            self._ids.forget_group(self._last)
             if isinstance(error, JournalUnavailable):
                 raise
             raise JournalUnavailable(explain_error(error)) from None
-        self._ids.extend(ids)
-        while self._ids and (self._ids[0][0] < now - self._window or len(self._offset_of) > MAX_IDS):
-            for id in self._ids.popleft()[1]:
-                del self._offset_of[id]
+        self._ids.keep_group()
+        self._ids.forget_old(now)
         if group:
             self._check_present()
 

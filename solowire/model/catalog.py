@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from solowire.model.domain_names import canonical_name, describe_name_fault
-from solowire.model.events import Delivery, Priority
+from solowire.model.events import Delivery, Event, Priority, is_same_event
 from solowire.model.payload_schema import PayloadSchema
 
 FAMILY = "custom.*"
@@ -96,7 +96,8 @@ class EventType(msgspec.Struct, frozen=True):
     payload: what its data has to fit. permission: needed to see the type at all. sensitive: payload field
     → the permission that shows it. key_fields (`state` types): the payload fields that make the key where
     the publisher gave none; absent ones are left out. hierarchical: the names of those attributes that are, by itself.
-    rollup (`telemetry` types): how a flood is summed up; None: it is sampled and counted.
+    rollup (`telemetry` types): how a flood is summed up; None: it is sampled and counted. observed_fields,
+    authored_fields: of what several publishers may tell under one id, as in `is_same_event`.
     """
 
     name: str
@@ -110,6 +111,8 @@ class EventType(msgspec.Struct, frozen=True):
     key_fields: tuple[str, ...] = ()
     hierarchical: tuple[str, ...] = ()
     rollup: Rollup | None = None
+    observed_fields: frozenset[str] = frozenset()
+    authored_fields: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         names = tuple(a.name for a in self.attributes if a.hierarchical)  # asked for with each event: noted once
@@ -216,6 +219,13 @@ class Catalog:
         """As `get`, but the family itself for whatever begins with `custom.`: nothing is checked or made."""
         found = self._by_name.get(name)
         return self._custom if found is None and name.startswith("custom.") else found
+
+    def is_same_event(self, one: Event, other: Event) -> bool:
+        """Whether two publishers' events of one id tell the same."""
+        event_type = self.get_declared(one.type)
+        if event_type is None:
+            return is_same_event(one, other)
+        return is_same_event(one, other, event_type.observed_fields, event_type.authored_fields)
 
     def __getitem__(self, name: str) -> EventType:
         """As `get`, for a name that is known to be there. Raises KeyError."""

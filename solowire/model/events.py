@@ -59,6 +59,33 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(Event).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def is_same_event(
+    one: Event, other: Event, observed: frozenset[str] = frozenset(), authored: frozenset[str] = frozenset()
+) -> bool:
+    """Whether two publishers' events of one id tell the same.
+
+    observed: fields of the data that say who saw it, and how: they may differ. authored: fields that only one of the
+    two may have. Other fields are compared as they were written; what is in them is not looked at.
+    """
+    if (one.type, one.user, one.key, one.priority) != (other.type, other.user, other.key, other.priority):
+        return False
+    if one.data == other.data:
+        return True
+    if not observed and not authored:
+        return False
+    try:
+        first, second = _decode_fields(one.data), _decode_fields(other.data)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    for name in first.keys() | second.keys():
+        if name in observed or (name in authored and not (name in first and name in second)):
+            continue
+        if name not in first or name not in second or bytes(first[name]) != bytes(second[name]):
+            return False
+    return True
 
 
 def name_state(type: str, key: str | None, user: str | None) -> str:

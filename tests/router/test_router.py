@@ -477,6 +477,24 @@ def test_a_replay_older_than_the_log_is_refused() -> None:
     assert ask(world, 40, 50).refusal is None
 
 
+def test_an_id_that_another_publisher_took_first_is_free(world: World) -> None:
+    """Whoever guesses the id of an agent's next event keeps it from nobody."""
+    name, gateway = world.join(0), world.gateway()
+    for request, (publisher, body) in enumerate([("eve", b"no event"), ("agent", b"the change"), ("agent", b"again")]):
+        event = PublishedEvent("zone-8", None, body)
+        world.router.receive(gateway, PublishRequest(request, [event], publisher), world.now)
+        world.turn()
+    assert [(ack.offsets, ack.duplicates) for ack in world.bus.take(gateway, PublishAck)] == [
+        ([1], []),
+        ([2], []),
+        ([2], [0]),
+    ]
+    assert [body for batch in world.bus.take(name, LogBatch) for _, body in batch.events] == [
+        b"no event",
+        b"the change",
+    ]
+
+
 class Failing(MemoryJournal):
     """A journal on a disk that is full for a while."""
 
@@ -484,8 +502,7 @@ class Failing(MemoryJournal):
 
     def commit(self, now: float) -> None:
         if self.full:
-            for record, _ in self._group:
-                self._offset_of = {id: o for id, o in self._offset_of.items() if o != record.offset}
+            self._ids.forget_group(self.last_offset)
             self._group.clear()
             raise JournalUnavailable("the disk is full")
         super().commit(now)

@@ -59,6 +59,17 @@ _UPDATER = {"client": "sensitive.client_ip", **_TSIG}
 _PATH = {"path": "sensitive.path"}
 _DIFF = {"before": "sensitive.config_diff", "after": "sensitive.config_diff"}
 _DETAILS = {"details": "sensitive.details"}  # a free object, in which what a type hides is usual: see `_type`
+_OBSERVED = frozenset({"server", "transfer", "serial_before", "duration_ms"})
+"""What sources of a primary and of its secondaries say differently of one change: who saw it, and how."""
+_AUTHORED = frozenset({"client", "tsig_key", "actor"})
+"""Only where the update came in, somebody knows who sent it."""
+_TOLD_BY_SEVERAL = frozenset(
+    {
+        *("zone_created", "zone_updated", "zone_deleted", "record_created", "record_updated", "record_deleted"),
+        *("record_changes", "bulk_started", "bulk_progress", "bulk_completed"),
+    }
+)
+_AS_SEEN_FIRST = {"zone_created": frozenset({"serial", "record_count"})}
 _PERSON = {
     **_IP,
     "session_id": "sensitive.session_id",
@@ -82,7 +93,21 @@ def _type(
     needed = permission or f"{category}.read"
     guarded = {**sensitive, **_DETAILS} if sensitive else {}
     schema = AnyPayload() if payload is None else StructPayload(payload)
-    return EventType(name, category, schema, needed, delivery, priority, guarded, attributes, key, rollup=rollup)
+    several = name in _TOLD_BY_SEVERAL
+    return EventType(
+        name,
+        category,
+        schema,
+        needed,
+        delivery,
+        priority,
+        guarded,
+        attributes,
+        key,
+        rollup=rollup,
+        observed_fields=_OBSERVED | _AS_SEEN_FIRST.get(name, frozenset()) if several else frozenset(),
+        authored_fields=_AUTHORED if several else frozenset(),
+    )
 
 
 _health, _dns, _security, _system = (partial(_type, c) for c in ("health", "dns", "security", "system"))

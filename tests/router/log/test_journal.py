@@ -22,9 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from structlog.testing import capture_logs
 
 from solowire.backplane.messages import PublishedEvent
+from solowire.domains.dns.event_types import CATALOG
+from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.router.log import sqlite_journal
 from solowire.router.log.journal import (
-    SHORT_ID,
     Bounds,
     Journal,
     JournalUnavailable,
@@ -32,6 +33,7 @@ from solowire.router.log.journal import (
     Record,
     find_last_before,
 )
+from solowire.router.log.known_ids import MAX_HOLDERS, SHORT_ID
 from solowire.router.log.sqlite_journal import SqliteJournal
 from tests.support.examples import examples
 
@@ -45,7 +47,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeJournal
 
     def make(max_events: int = 1000, window: float = 60.0) -> Journal:
         if request.param == "memory":
-            return MemoryJournal("epoch", max_events=max_events, max_bytes=1_000_000, window=window)
+            is_same = CATALOG.is_same_event
+            return MemoryJournal("epoch", max_events=max_events, max_bytes=1_000_000, window=window, is_same=is_same)
         made.append(on_disk(tmp_path / "journal.sqlite3", max_events=max_events, window=window))
         return made[-1]
 
@@ -56,12 +59,29 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeJournal
 
 def on_disk(path: Path, max_events: int = 1000, window: float = 60.0, now: float = 0.0) -> SqliteJournal:
     return SqliteJournal(
-        path, new_epoch="epoch", max_age=1e9, max_events=max_events, max_bytes=2**30, window=window, now=now
+        path,
+        new_epoch="epoch",
+        max_age=1e9,
+        max_events=max_events,
+        max_bytes=2**30,
+        window=window,
+        now=now,
+        is_same=CATALOG.is_same_event,
     )
 
 
 def event(id: str, user: str | None = None, body: bytes = b"body", state: str | None = None) -> PublishedEvent:
     return PublishedEvent(id, user, body, state)
+
+
+def told(
+    publisher: str | None, id: str, data: bytes = b"{}", user: str | None = None, type: str = "zone_updated"
+) -> PublishedEvent:
+    """As a gateway sends it on for a publisher."""
+    whole = Event(
+        id, type, data, Priority.normal, Delivery.durable, "2026-12-01T12:00:00Z", user=user, publisher=publisher
+    )
+    return PublishedEvent(id, user, encode_event(whole))
 
 
 def some(count: int, begin: int = 0) -> list[PublishedEvent]:
@@ -207,13 +227,141 @@ def test_a_duplicate_is_known_after_its_event_was_trimmed(make: MakeJournal) -> 
 def test_the_number_of_ids_is_bounded(make: MakeJournal) -> None:
     """Over MAX_IDS the oldest are forgotten before their time, so that memory has a bound at any rate."""
     with (
-        mock.patch("solowire.router.log.journal.MAX_IDS", 4),
+        mock.patch("solowire.router.log.known_ids.MAX_IDS", 4),
         mock.patch("solowire.router.log.sqlite_journal.MAX_IDS", 4),
     ):
         journal = make()
         for n in range(6):
             keep(journal, some(1, begin=n))
         assert journal.append(some(6), 0.0) == ([7, 8, 3, 4, 5, 6], [2, 3, 4, 5])
+
+
+# ------------------------------------------------------------------------------------- one id, and several publishers
+
+
+def publish(journal: Journal, publisher: str, *events: PublishedEvent, now: float = 0.0) -> tuple[list[int], list[int]]:
+    """Appends and commits what a publisher says."""
+    appended = journal.append(events, now, publisher)
+    journal.commit(now)
+    return appended
+
+
+STEP = b'{"zone":"bank.example","serial":8,"server":"ns1"}'
+
+
+def test_nobody_keeps_an_event_out_of_the_log_by_taking_its_id_first(make: MakeJournal) -> None:
+    """Ids of a zone's changes can be guessed, and any id can be read: another's event with it is an event."""
+    journal = make()
+    assert publish(journal, "eve", told("eve", "zone-8", b'{"x":1}', "nobody", "custom.x")) == ([1], [])
+    assert publish(journal, "agent", told("agent", "zone-8", STEP), told("agent", "else")) == ([2, 3], [])
+    assert publish(journal, "agent", told("agent", "zone-8", STEP)) == ([2], [0])
+    assert publish(journal, "eve", told("eve", "zone-8", STEP)) == ([1], [0]), "her id, and her event"
+    assert offsets(read_all(journal)) == [1, 2, 3]
+
+
+def test_the_id_is_not_taken_within_a_group_either(make: MakeJournal) -> None:
+    """Two publishers whose requests share a commit are two publishers."""
+    journal = make()
+    assert journal.append([told("eve", "zone-8", b"{}")], 0.0, "eve") == ([1], [])
+    assert journal.append([told("agent", "zone-8", STEP)], 0.0, "agent") == ([2], [])
+    assert journal.append([told("agent", "zone-8", STEP)], 0.0, "agent") == ([2], [0])
+    journal.commit(0.0)
+    assert publish(journal, "agent", told("agent", "zone-8", STEP)) == ([2], [0])
+
+
+def test_an_id_of_the_same_publisher_is_a_duplicate_whatever_it_says(make: MakeJournal) -> None:
+    """That is what an id is for: who repeats it need not say the same."""
+    journal = make()
+    publish(journal, "ann", told("ann", "a", b'{"n":1}'))
+    assert publish(journal, "ann", told("ann", "a", b'{"n":2}', "bob")) == ([1], [0])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        STEP,
+        b'{"zone":"bank.example","serial":8,"server":"ns2"}',
+        b'{"server":"ns2","transfer":"axfr","serial_before":6,"zone":"bank.example","serial":8}',
+        b'{"zone":"bank.example","serial":8,"server":"ns2","actor":"ann","client":"192.0.2.1"}',
+    ],
+)
+def test_two_sources_of_one_zone_tell_a_change_once(make: MakeJournal, data: bytes) -> None:
+    """Who saw it and how, and who is known to have done it, is no other event; nor is what an agent tells again.
+
+    After a restart it may be another user.
+    """
+    journal = make()
+    publish(journal, "eve", told("eve", "zone-8", b'{"zone":"bank.example","serial":9}'))
+    assert publish(journal, "ns1", told("ns1", "zone-8", STEP)) == ([2], [])
+    assert publish(journal, "ns2", told("ns2", "zone-8", data)) == ([2], [0])
+
+
+def test_whoever_says_something_else_tells_another_event(make: MakeJournal) -> None:
+    """Another value, another user's alone, another type or author, more or less than what was said."""
+    journal = make()
+    by_ann = STEP[:-1] + b',"actor":"ann"}'
+    others = [
+        told("eve", "a", by_ann.replace(b"ann", b"bob")),
+        told("eve", "a", by_ann, "nobody"),
+        told("eve", "a", by_ann, type="zone_deleted"),
+        told("eve", "a", by_ann.replace(b'"serial":8', b'"serial":9')),
+        told("eve", "a", b'{"server":"ns1"}'),
+        told("eve", "a", by_ann[:-1] + b',"message":"x"}'),
+    ]
+    for number, other in enumerate(others):
+        publish(journal, "ns1", told("ns1", f"a{number}", by_ann))
+        assert publish(journal, "eve", PublishedEvent(f"a{number}", other.user, other.body))[1] == [], number
+    own = [told(f"c{n}", f"c{n}", b'{"server":"a"}', type="custom.x") for n in range(2)]
+    publish(journal, "c0", own[0])
+    assert publish(journal, "c1", told("c1", "c0", b'{"server":"b"}', type="custom.x"))[1] == [], "no source's event"
+
+
+def test_an_id_of_several_publishers_has_a_window_for_each(make: MakeJournal) -> None:
+    """Where the first one's is over, the second one's is not."""
+    journal = make(window=10.0)
+    publish(journal, "eve", told("eve", "a", b"{}"), now=0.0)
+    publish(journal, "ann", told("ann", "a", STEP), now=8.0)
+    journal.commit(15.0)
+    assert publish(journal, "ann", told("ann", "a", STEP), now=15.0) == ([2], [0])
+    assert publish(journal, "eve", told("eve", "a", b"{}"), now=15.0) == ([3], [])
+    journal.commit(19.0)
+    assert publish(journal, "ann", told("ann", "a", STEP), now=19.0) == ([4], [])
+    journal.commit(40.0)
+    assert len(journal._ids) == 0  # type: ignore[attr-defined]
+
+
+def test_so_many_publishers_of_one_id_are_remembered(make: MakeJournal) -> None:
+    """Over MAX_HOLDERS the oldest is forgotten: what it repeats is a new event, and nobody else's is lost for it."""
+    journal = make()
+    for n in range(MAX_HOLDERS + 1):
+        publish(journal, f"p{n}", told(f"p{n}", "a", b"%d" % n))
+    assert publish(journal, "p1", told("p1", "a", b"1")) == ([2], [0])
+    assert publish(journal, "p0", told("p0", "a", b"0")) == ([MAX_HOLDERS + 2], [])
+
+
+def test_another_s_event_that_was_trimmed_is_not_the_same(make: MakeJournal) -> None:
+    """What can't be compared any more is a new event, of whoever it is not."""
+    journal = make(max_events=2)
+    publish(journal, "ns1", told("ns1", "a", STEP))
+    publish(journal, "ns1", *(told("ns1", f"{n}") for n in range(5)))
+    journal.commit(0.0)
+    assert publish(journal, "ns1", told("ns1", "a", STEP)) == ([1], [0])
+    assert publish(journal, "ns2", told("ns2", "a", STEP)) == ([7], [])
+
+
+def test_after_a_restart_an_id_is_still_its_publisher_s(tmp_path: Path) -> None:
+    """Whose the events on disk are is read from them; those of before publishers were kept are anybody's."""
+    path = tmp_path / "journal.sqlite3"
+    journal = on_disk(path)
+    publish(journal, "eve", told("eve", "a", b"{}"), told("eve", "b", b"{}"))
+    publish(journal, "ann", told("ann", "a", STEP))
+    publish(journal, "old", told(None, "old", b"{}"))
+    journal.close()
+    journal = on_disk(path)
+    assert publish(journal, "ann", told("ann", "a", b"{}"), told("ann", "b", STEP)) == ([3, 5], [0])
+    assert publish(journal, "eve", told("eve", "a", b"[]"), told("eve", "b", b"[]")) == ([1, 2], [0, 1])
+    assert publish(journal, "bob", told("bob", "old", STEP)) == ([4], [0])
+    journal.close()
 
 
 # --------------------------------------------------------------------------------------------------------- retention
@@ -266,7 +414,7 @@ def test_a_long_id_is_known_again_and_takes_no_more_memory_than_a_short_one(make
     journal = make()
     keep(journal, [event(id)])
     assert list(journal.append([event(id), event(id[:-1] + "y")], 0.0).duplicates) == [0]
-    assert all(len(key) <= SHORT_ID for key in journal._offset_of)  # type: ignore[attr-defined]
+    assert all(len(key) <= SHORT_ID for key in journal._ids._places)  # type: ignore[attr-defined]
 
 
 def test_a_user_s_own_records_are_found(make: MakeJournal) -> None:
@@ -361,6 +509,7 @@ class Kept(NamedTuple):
     id: str
     record: Record
     state: str | None
+    publisher: str
 
 
 EVENTS = st.lists(
@@ -384,7 +533,7 @@ class InMemory(RuleBasedStateMachine):
         self.now = 1000.0
         self.log: list[Kept] = []
         self.group: list[Kept] = []
-        self.known: dict[str, tuple[float, int]] = {}
+        self.known: dict[tuple[str, str | None], tuple[float, int]] = {}  # None: whose they are is not known any more
         self.notes: dict[str, bytes] = {}
         self.journal: Journal = self.begin()
 
@@ -395,18 +544,19 @@ class InMemory(RuleBasedStateMachine):
     def kept(self) -> list[Record]:
         return [kept.record for kept in self.log[-MAX_EVENTS:]]
 
-    @rule(events=EVENTS)
-    def append(self, events: list[PublishedEvent]) -> None:
+    @rule(events=EVENTS, publisher=st.sampled_from(["p", "q"]))
+    def append(self, events: list[PublishedEvent], publisher: str) -> None:
         expected: tuple[list[int], list[int]] = ([], [])
         for index, e in enumerate(events):
-            if e.id in self.known:
+            known = self.known.get((e.id, publisher)) or self.known.get((e.id, None))
+            if known is not None:
                 expected[1].append(index)
             else:
                 offset = len(self.log) + len(self.group) + 1
-                self.group.append(Kept(self.now, e.id, Record(offset, e.user, e.body), e.state))
-                self.known[e.id] = (self.now, offset)
-            expected[0].append(self.known[e.id][1])
-        assert self.journal.append(events, self.now) == expected
+                self.group.append(Kept(self.now, e.id, Record(offset, e.user, e.body), e.state, publisher))
+                known = self.known[e.id, publisher] = (self.now, offset)
+            expected[0].append(known[1])
+        assert self.journal.append(events, self.now, publisher) == expected
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 4.0, 30.0]))
     def commit(self, seconds: float) -> None:
@@ -491,7 +641,9 @@ class OnDisk(InMemory):
         self.group = []
         self.journal = self.open()
         self.known = {
-            kept.id: (kept.at, kept.record.offset) for kept in self.log[-MAX_EVENTS:] if kept.at >= self.now - WINDOW
+            (kept.id, None): (kept.at, kept.record.offset)
+            for kept in self.log[-MAX_EVENTS:]
+            if kept.at >= self.now - WINDOW
         }
 
     @precondition(lambda self: self.group)
@@ -501,7 +653,7 @@ class OnDisk(InMemory):
         with no_room(), capture_logs(), pytest.raises(JournalUnavailable):
             self.journal.commit(self.now)
         for kept in self.group:
-            del self.known[kept.id]
+            del self.known[kept.id, kept.publisher]
         self.group = []
         self.now += 2.0  # for a moment nothing is trimmed
 

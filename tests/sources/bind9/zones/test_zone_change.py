@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import TransferError
+from solowire.model.events import Delivery, Event, Priority
 from solowire.sources.bind9.zones.change_events import make_change_data, make_pages, make_summary
 from solowire.sources.bind9.zones.transfer_reader import SerialStep
 from solowire.sources.bind9.zones.update_authors import UpdateAuthor
@@ -185,3 +186,33 @@ def test_events_are_what_the_catalogue_says() -> None:
     summary = make_summary(STEP, tally, SOA, SOA, author, transfer="ixfr", operation_id=None)
     CATALOG.validate_data(CATALOG["zone_updated"], summary)
     assert (summary["updated"], summary["left_out"], tally.total) == ({"A": 1}, {"RRSIG": 1}, 1)
+
+
+def as_told(type: str, data: dict[str, object], server: str) -> Event:
+    whole = msgspec.json.encode({"server": server, **data})
+    return Event("id", type, whole, Priority.normal, Delivery.durable, "2026-12-01T12:00:00Z", publisher=server)
+
+
+def test_what_two_servers_sources_tell_of_one_change_is_the_same() -> None:
+    """Their ids are, and the router compares what another publisher says under an id: only one may know the author."""
+    author = UpdateAuthor(client="192.0.2.1", tsig_key="k", actor="dhcp")
+    skipped = StepIdentity(zone=Z, serial_before=0, serial=2)
+    change = RRsetChange(ADDRESSES[0].key, (ADDRESSES[0],), (ADDRESSES[1],))
+    other = RRsetChange(ADDRESSES[0].key, (ADDRESSES[0],), (ADDRESSES[2],))
+    assert STEP.make_change_id(change) == skipped.make_change_id(change)
+    first = as_told("record_updated", make_change_data(STEP, change, author, 24_000), "ns1")
+    assert CATALOG.is_same_event(
+        first, as_told("record_updated", make_change_data(skipped, change, None, 24_000), "ns2")
+    )
+    assert not CATALOG.is_same_event(
+        first, as_told("record_updated", make_change_data(STEP, other, author, 24_000), "ns2")
+    )
+    tally = tally_changes([change], frozenset())
+    ixfr, axfr = (
+        make_summary(STEP, tally, SOA, SOA, who, transfer=transfer, operation_id="o")
+        for who, transfer in ((author, "ixfr"), (None, "axfr"))
+    )
+    assert CATALOG.is_same_event(as_told("zone_updated", ixfr, "ns1"), as_told("zone_updated", axfr, "ns2"))
+    assert not CATALOG.is_same_event(
+        as_told("zone_updated", ixfr, "ns1"), as_told("zone_updated", axfr | {"serial": 3}, "ns2")
+    )
