@@ -55,6 +55,7 @@ from solowire.gateway.admission.client_address import ClientAddressResolver
 from solowire.gateway.admission.connect_limiter import ConnectLimiter
 from solowire.gateway.admission.jitter import jitter_fraction
 from solowire.gateway.admission.reconnect_ramp import ReconnectRamp
+from solowire.gateway.asker import yield_turn
 from solowire.gateway.audit_events import GatewayAudit
 from solowire.gateway.publish.publish_limiter import AGAIN, PublishLimiter, Reservation
 from solowire.model.access import ADMINISTER, PUBLISH, Identity, Role
@@ -427,6 +428,7 @@ class RouterClient:
         if self.delayed_responses < _MOST_HELD:
             self.delayed_responses += 1
             self.delayed_responses_total += 1
+            yield_turn()  # else a few wrong tokens would keep all of their address, or proxy, from being answered
             try:
                 await asyncio.sleep(min(refusal.retry_after or 0.0, _HELD_SECONDS))
             finally:

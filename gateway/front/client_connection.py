@@ -505,6 +505,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             else:
                 self.transport.close()
 
+    def yield_turn(self) -> None:
+        """Its request waits for something, and keeps no other of its address waiting."""
+        if self._stage in (Stage.body, Stage.answer):
+            self._release_turn()
+
     async def wait_until_taken(self) -> None:
         """Waits until the client has read the answer under way, but for what fits a buffer, or has gone."""
         if self._owes_answer:

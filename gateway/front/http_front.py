@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from solowire.gateway.asker import ASKING
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
 from solowire.runtime.http_server import BACKLOG
 
@@ -80,16 +81,18 @@ class HttpFront:
     def wrap(self, app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application for Granian that tells `app` of the peer, and refuses what has not come through here."""
 
-        def wrapped(scope: MutableMapping[str, Any], receive: Any, send: Any) -> Awaitable[None]:
+        async def wrapped(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             headers = scope["headers"]
             for index, (name, value) in enumerate(headers):  # it is the first, but for a Host that Granian makes up
                 if name == self.context.peer_header:
                     del headers[index]
                     host, port, name = value.decode().rsplit(" ", 2)
                     scope["client"] = (host, port)
-                    scope[ASKER] = self.context.askers.get(name)
-                    return app(scope, receive, send)
-            return _refuse_stranger(send)
+                    scope[ASKER] = asker = self.context.askers.get(name)
+                    ASKING.set(asker)
+                    await app(scope, receive, send)
+                    return
+            await _refuse_stranger(send)
 
         return wrapped
 

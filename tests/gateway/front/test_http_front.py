@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.gateway.asker import yield_turn
+from solowire.gateway.front import client_connection
 from solowire.gateway.front.client_connection import REQUESTS_AT_A_TIME, FrontContext
 from solowire.gateway.front.connection_registry import ConnectionRegistry
 from solowire.gateway.front.http_front import ACCEPTS, ASKER, HttpFront
@@ -40,6 +42,7 @@ class Site:
         self.seen: list[dict[str, Any]] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.is_over = asyncio.Event()  # what requests wait for that have yielded their turn
 
     async def answer_direct(self, scope: Any, receive: Any, send: Any) -> None:
         """The same, in the front's own loop."""
@@ -54,6 +57,9 @@ class Site:
     async def app(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         body = b""
+        if path == "/yields":
+            yield_turn()
+            await self.is_over.wait()
         await self.may_answer.wait()
         if "early" not in path and "unread" not in path:
             more = True
@@ -245,6 +251,21 @@ async def test_who_leaves_in_the_midst_of_a_body_is_missed(tmp_path: Path) -> No
         while not made.seen:
             await asyncio.sleep(0.01)
         assert made.seen == [{"path": "/direct", "left": True}]
+
+
+async def test_requests_that_are_held_back_keep_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the answers to wrong tokens are: of their address, or of the proxy that all come by."""
+    monkeypatch.setattr(client_connection, "TURN_SECONDS", 10 * SECONDS)
+    async with site(tmp_path) as made, contextlib.AsyncExitStack() as stack:
+        held = GET.replace(b"/ ", b"/yields ", 1)
+        many = [await stack.enter_async_context(connected(made, held)) for _ in range(3 * REQUESTS_AT_A_TIME)]
+        async with connected(made, GET) as (reader, _):
+            assert await answer_from(reader) == (200, b"/")
+        made.is_over.set()
+        for reader, _ in many:
+            assert await answer_from(reader) == (200, b"/yields")
 
 
 async def test_the_requests_of_a_flood_wait_for_each_other(tmp_path: Path) -> None:
