@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from bench.machine import LOAD_CORES, BenchError, cpu_seconds, end_tree, place_on
 from bench.measure import Round, Usage, make_row
+from bench.name_server import NameServer, find_missing
 from bench.receiver import percentiles_of
 from bench.registry import Length, benchmark
 from bench.report import ROOT, Case
@@ -20,9 +22,17 @@ from bench.ws_client import FrameReader, Session, User, run_beside
 RATES = (5_000, 10_000, 20_000)
 SECONDS, QUICK_SECONDS = 5.0, 2.0
 TARGET_RATE, TARGET_P99_MS = 10_000, 500.0
+NAMED_RATE = 5_000
+CONNECT_S = 3.0
+"""Of queries, until `named` has connected to the agent: it looks every second."""
+FLUSH_S = 3.0
+"""Until it has told of those: it may keep some back for a second."""
 ARRIVE_TIMEOUT_S = 15.0
 SETTINGS = {**NO_PUBLISH_LIMIT, "SHARD__AGGREGATION__EVENTS_PER_S": 1_000_000}
 ROLES = ("gateway", "router", "shard")
+
+Send = Callable[[], Awaitable[tuple[int, list[str]]]]
+"""Sends the queries of one round; gives their number, and faults."""
 
 
 @benchmark()
@@ -33,17 +43,33 @@ def sources(case: Case, length: Length) -> None:
     `solowire source bind9 --dnstap`, which publishes to `solowire up`. One user is subscribed to `dns_query_log`;
     summing up is turned off for it, so that each event is delivered, where by default it would get figures and a
     sample. Latency is from the moment of the answer to the user's reading the event, to the ms. The agent, the sender
-    and the user share a core, the servers have the other; the system runs with {NO_PUBLISH_LIMIT}.
+    and the user share a core, the servers have the other; in the last row a real `named`, which dnsperf asks, takes the
+    sender's place; the system runs with {NO_PUBLISH_LIMIT}.
     """
     seconds = QUICK_SECONDS if length.is_quick else SECONDS
+    units = {"agent, CPU per query": "µs"}
     with Solowire(settings=SETTINGS) as system, _Agent(system) as agent:
-        asyncio.run(_run(system, agent, RATES[0], 1.0))  # warms up
+
+        def run(send: Send) -> list[Round]:
+            return [asyncio.run(_run(system, agent, seconds, send)) for _ in range(length.bounded())]
+
+        asyncio.run(_run(system, agent, 1.0, lambda: _send_frames(agent, RATES[0], 1.0)))  # warms up
         for rate in RATES:
-            rounds = [asyncio.run(_run(system, agent, rate, seconds)) for _ in range(length.bounded())]
-            case.rows.append(make_row(f"{rate:,} queries/s", rounds, units={"agent, CPU per query": "µs"}))
+            case.rows.append(
+                make_row(f"{rate:,} queries/s", run(lambda: _send_frames(agent, rate, seconds)), units=units)  # noqa: B023
+            )
             case.hold(case.rows[-1], "lost", at_most=0)
             if rate == TARGET_RATE:
                 case.hold(case.rows[-1], "p99", at_most=TARGET_P99_MS)
+        if missing := find_missing():
+            case.remarks.append(f"No row with a real name server: {' and '.join(missing)} can't be installed.")
+            return
+        with NameServer(system.data / "named", agent.path, LOAD_CORES) as named:
+            asyncio.run(named.ask(100, CONNECT_S))
+            time.sleep(FLUSH_S)
+            case.rows.append(
+                make_row(f"named, {NAMED_RATE:,} queries/s", run(lambda: _ask(named, NAMED_RATE, seconds)), units=units)
+            )
 
 
 class _Agent:
@@ -93,22 +119,32 @@ class _Subscriber(User):
                 self.took.append((now - float(event.timestamp[17:23])) % 60)
 
 
-async def _run(system: Solowire, agent: _Agent, rate: int, seconds: float) -> Round:
+async def _send_frames(agent: _Agent, rate: int, seconds: float) -> tuple[int, list[str]]:
+    sender = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.dnstap_load", str(agent.path), str(rate), str(seconds)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        preexec_fn=place_on(LOAD_CORES),
+    )
+    output, _ = await sender.communicate()
+    if sender.returncode:
+        raise BenchError(f"the sender ended with {sender.returncode}")
+    sent, late_ms = (float(word) for word in output.split())
+    return int(sent), [f"the agent held the sender up by {late_ms:.0f} ms"] if late_ms > 100 else []
+
+
+async def _ask(named: NameServer, rate: int, seconds: float) -> tuple[int, list[str]]:
+    sent = await named.ask(rate, seconds)
+    return sent, [f"dnsperf asked {sent / seconds:,.0f} a second"] if sent < 0.95 * rate * seconds else []
+
+
+async def _run(system: Solowire, agent: _Agent, seconds: float, send: Send) -> Round:
     user = _Subscriber(system)
     async with run_beside(user.run()):
         while user.session is None or not user.session.welcomed.done():
             await asyncio.sleep(0.02)
         usage, cpu = Usage(system, None), agent.cpu()
-        sender = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench.dnstap_load", str(agent.path), str(rate), str(seconds)),
-            stdout=asyncio.subprocess.PIPE,
-            cwd=ROOT,
-            preexec_fn=place_on(LOAD_CORES),
-        )
-        output, _ = await sender.communicate()
-        if sender.returncode:
-            raise BenchError(f"the sender ended with {sender.returncode}")
-        sent, late_ms = (float(word) for word in output.split())
+        sent, faults = await send()
         deadline = time.monotonic() + ARRIVE_TIMEOUT_S
         while len(user.took) < sent and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -122,5 +158,4 @@ async def _run(system: Solowire, agent: _Agent, rate: int, seconds: float) -> Ro
         **percentiles_of(user.took or [600.0]),
         **{f"{role} CPU per event": usage.cpu.get(role, 0.0) / sent * 1e6 for role in ROLES},
     }
-    faults = [f"the agent held the sender up by {late_ms:.0f} ms"] if late_ms > 100 else []
     return Round(values, faults)
