@@ -15,7 +15,7 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import ReconnectNow
 from solowire.workers.capacity.eviction import EvictionPolicy
 from solowire.workers.connections.audit_events import ConnectionAudit
-from solowire.workers.connections.connection import Connection, State
+from solowire.workers.connections.connection import MAX_STRIKES, Connection, State
 from solowire.workers.connections.heartbeat import Heartbeats
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.connections.timers import TimerKind, Timers
@@ -24,6 +24,13 @@ from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.history.history_scheduler import HistoryScheduler
 from solowire.workers.session.dialect_handler import DialectHandler
 from solowire.workers.session.handshake import Handshake
+
+_REASONS = {
+    "token_expired": "the token has expired",
+    "token_revoked": "the token has been revoked",
+    "bad_messages": f"{MAX_STRIKES} bad messages within a minute",
+}
+"""What a client is told, where that is more than its close code says: by why it was told to leave."""
 
 CLOSED = "closed_"
 """Totals that begin so count closed connections, by close code, or `client_disconnected`."""
@@ -73,11 +80,12 @@ class Departures:
         self._forget(connection)
         connection.become(State.closing)
         self._totals[f"{CLOSED}{code.value}"] += 1
-        self._connection_audit.record_disconnected(connection, code.value, code.reason)
+        reason = _REASONS.get(connection.drain_reason, code.reason)
+        self._connection_audit.record_disconnected(connection, code.value, reason)
         shown_code: int = code
         if connection.dialect is not None and self._dialect is not None:
             shown_code = self._dialect.convert_close_code(code.value, connection.drain_reason)
-        self._sockets.close(connection, shown_code, code.reason)
+        self._sockets.close(connection, shown_code, reason)
 
     def close_all(self, connections: Iterable[Connection], code: CloseCode) -> None:
         """Ends each of these."""

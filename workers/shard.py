@@ -654,8 +654,7 @@ class Shard:
                     case Notice() as notice:
                         self.dispatcher.send_reply(connection, notice, now)
                     case CloseCode() as code:
-                        if connection.dialect is not None:
-                            connection.drain_reason = "token_expired"  # it may have a newer one, and can't be asked
+                        connection.drain_reason = "token_expired"  # an old frontend may have a newer one
                         self._departures.close(connection, code)
             elif kind is not TimerKind.leave and self.dialects is not None:
                 self.dialects.on_timer(kind, connection, now)

@@ -368,7 +368,8 @@ async def _add_headers(message: Message, scope: Scope) -> None:
             added.append(NO_STORE)
         elif path.startswith(DOCS):
             added.append(PAGE_POLICY)
-        headers = [*message["headers"], *added]
+        present = {name.lower() for name, _ in message["headers"]}
+        headers = [*message["headers"], *(header for header in added if header[0] not in present)]
         message["headers"] = [
             (name, _all_methods(value.decode(), scope).encode() if name.lower() == b"allow" else value)
             for name, value in headers

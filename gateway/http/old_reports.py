@@ -44,7 +44,7 @@ def make_old_reports(
 
         return report
 
-    @get(GUIDE_PATH, include_in_schema=False, media_type="text/markdown; charset=utf-8")
+    @get(GUIDE_PATH, include_in_schema=False, media_type="text/markdown")
     async def show_guide() -> str:
         return guide
 

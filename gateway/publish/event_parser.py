@@ -27,7 +27,7 @@ from solowire.gateway.publish.body_cutter import (
     Item,
     make_unreadable,
 )
-from solowire.model.catalog import Catalog, EventType
+from solowire.model.catalog import FAMILY, Catalog, EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
 
 MAX_FAULTS = 100
@@ -159,6 +159,9 @@ class EventParser:
         except (msgspec.ValidationError, RecursionError) as error:
             raise _fault(index, error, "$", IncomingEvent) from None
         event_type = self._catalog.get(incoming.type)
+        if incoming.type == FAMILY:
+            many = f"`{FAMILY}` stands for many types"
+            raise InvalidEvent(index, "$.type", many, "unknown_type", _type_hint(incoming.type, ()))
         if event_type is None:
             raise InvalidEvent(
                 index,

@@ -148,18 +148,14 @@ def _make_claims_error(fault: str) -> InvalidToken:
 def check_audience(claims: Claims, rules: TokenRules) -> None:
     """Raises InvalidToken for a token that another issuer has made, or that is for somebody else."""
     if rules.issuers and ANY not in rules.issuers and claims.iss not in rules.issuers:
-        found = "no 'iss'" if claims.iss is UNSET else f"the 'iss' {claims.iss[:200]!r}"
-        raise InvalidToken(
-            f"the token has {found}, which is not trusted here", hint="SOLOWIRE_AUTH__ISSUERS lists them"
-        )
+        found = f"the 'iss' {claims.iss[:200]!r}, which is not trusted here" if claims.iss else "no 'iss'"
+        raise InvalidToken(f"the token has {found}", hint="SOLOWIRE_AUTH__ISSUERS lists who may make them")
     if ANY in rules.audiences:
         return
     audiences = () if claims.aud is UNSET else (claims.aud,) if isinstance(claims.aud, str) else claims.aud
     if rules.audiences and not set(audiences) & set(rules.audiences):
-        found = f"is for {str(audiences[0])[:200]!r}" if audiences else "has no 'aud'"
-        raise InvalidToken(
-            f"the token {found}, and not for this system", hint="SOLOWIRE_AUTH__AUDIENCES lists its names"
-        )
+        found = f"is for {str(audiences[0])[:200]!r}, and not for this system" if audiences else "has no 'aud'"
+        raise InvalidToken(f"the token {found}", hint="SOLOWIRE_AUTH__AUDIENCES lists the names of this system")
     if not rules.audiences and claims.aud is not UNSET:
         raise InvalidToken(
             "the token has an 'aud', and this system has no name that it could be for",

@@ -54,7 +54,7 @@ class SkippedEvents:
             offset=offset,
             type=type[:SHOWN_CHARACTERS],
             reason=_shown(reason),
-            hint="it is passed over: no client gets it; do all processes run one version?",
+            hint="it is passed over: no client gets it; do all processes run one version, with one SOLOWIRE_CATALOG?",
         )
 
     def next_second(self) -> None:

@@ -14,6 +14,7 @@ import time
 
 import structlog
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.runtime.line_writer import LineWriter, StderrSink
 
 _FLUSH_SECONDS = 1.0
@@ -73,6 +74,17 @@ class _LogStream(io.TextIOBase):
         return len(text)
 
 
+class _Repetitions(logging.Filter):
+    """Passes on of what the SDK says over and over what is new: the lanes of a source have one trouble between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pace = WarningPace()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.name.startswith("solowire.") or self._pace.is_due(record.getMessage(), time.monotonic())
+
+
 def set_level(level: str) -> None:
     """From now on this and what is above it is logged. Loggers that have logged already keep their level."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())))
@@ -85,19 +97,29 @@ def _report_lost(reason: str, lost: int) -> None:
 def configure(level: str, format: str | None, **context: object) -> None:
     """Sets logging up for this process. context: on every line, such as `role="shard"`."""
     console = format == "console" or (format is None and sys.stderr.isatty())
+    added: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    render: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-            if console
-            else structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
+        processors=[*added, render],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=_LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
-    logging.basicConfig(level=logging.WARNING, stream=_LogStream(), format="%(name)s: %(message)s", force=True)
+    of_others = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*added, structlog.stdlib.add_logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+    )
+    handler = logging.StreamHandler(_LogStream())
+    handler.setFormatter(of_others)
+    handler.addFilter(_Repetitions())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -471,6 +471,8 @@ class Client:
 
     def _report_failure(self, left: ConnectionLost, wait: float, now: float) -> None:
         url, text = left.url or self._url, left.fault.text
+        if left.fault.kind is FaultKind.token and self._token.is_renewable:
+            text = left.fault.reason  # the way out is what it does
         self._invoke_callback(
             self._on_state, ConnectionState("waiting", f"{url} {text}" if left.has_failed else text, wait)
         )

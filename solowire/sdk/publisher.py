@@ -180,7 +180,8 @@ class Publisher:
         if fault is not None:
             if error is None:
                 raise fault
-            logger.error("%d events are left over: %s", self._buffer.waiting_count, fault)
+            if fault is not self._stopped:  # which was told when it stopped
+                logger.error("%d events are left over: %s", self._buffer.waiting_count, fault)
 
     async def publish(
         self,

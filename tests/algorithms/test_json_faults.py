@@ -23,6 +23,19 @@ def test_half_a_character(raw: bytes) -> None:
     assert "half a character" in fault(raw)
 
 
+@pytest.mark.parametrize(
+    ("raw", "number", "place"),
+    [
+        (b'{"a": "1e999", "n": [0, 1e400]}', "1e400", 24),
+        (b"-12e9999", "-12e9999", 0),
+        (rb'["\"1e999", 2e999]', "2e999", 12),
+    ],
+)
+def test_a_number_that_is_too_large(raw: bytes, number: str, place: int) -> None:
+    """It is named, with its place: of a path the decoder knows but that it is in an array."""
+    assert fault(raw) == f"the number {number} is out of range (byte {place})"
+
+
 @pytest.mark.parametrize("raw", [b'{"a": 1', b'"abc', rb'"\u12"', rb'["\\ud800', b"[1,]", b"nan"])
 def test_other_faults_are_told_as_they_are(raw: bytes) -> None:
     """What really ends too early does so."""

@@ -196,6 +196,7 @@ def test_a_token_for_somebody_else() -> None:
     others: tuple[dict[str, Any], ...] = ({}, {"aud": "billing"}, {"aud": []}, {"aud": ["Solowire"]})
     for claims in others:
         assert "SOLOWIRE_AUTH__AUDIENCES" in refused(signed(**claims), ours).hint
+    assert refused(signed(), ours).message == "the token has no 'aud'"
     anybodys = Tokens(SECRET, ROLES, domain=DNS, rules=TokenRules(audiences=(ANY,)))
     for claims in ({}, {"aud": "billing"}):
         assert anybodys.identify(signed(**claims), NOW).user == "ann"
@@ -207,6 +208,7 @@ def test_a_token_of_another_issuer() -> None:
     assert ours.identify(signed(iss="https://a.example"), NOW).user == "ann"
     for claims in ({}, {"iss": "https://a.example/"}, {"iss": "https://b.example"}):
         assert "SOLOWIRE_AUTH__ISSUERS" in refused(signed(**claims), ours).hint
+    assert refused(signed(), ours).message == "the token has no 'iss'"
     assert ours.identify(ours.sign_token("ann", "viewer", now=NOW, ttl=60), NOW).user == "ann"
 
 

@@ -219,7 +219,7 @@ async def test_ten_bad_messages_in_a_minute_end_the_connection(system: System) -
             assert (await session.ask("error", type="teleport", id=n))["id"] == n
         assert await session.ask("pong", type="ping")
         assert (await session.ask("error", type="teleport", id=9))["id"] == 9
-        assert await session.closed() == (4400, "protocol violation")
+        assert await session.closed() == (4400, "10 bad messages within a minute")
 
 
 async def test_a_flood_is_slowed_down_and_then_ended(tight: System) -> None:

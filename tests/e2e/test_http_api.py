@@ -604,12 +604,14 @@ async def test_nothing_that_is_answered_is_taken_for_a_page_or_a_script(system: 
         ("GET", path) for path in ("/docs-assets/swagger-ui.css", "/nowhere", "/v1/stats", "/v1/users/ann", "/ws")
     ]
     asked += [("POST", path) for path in ("/v1/connect", "/v1/connect/", "/v1/events", "/v1/events/", "/healthz")]
+    asked += [("GET", "/v1/events"), ("GET", "/v1/events/"), ("GET", "/docs/migration")]
     asked += [("GET", "/v1/route"), ("GET", "/v1/route/"), ("GET", "/v1/connect"), ("HEAD", "/healthz")]
     async with system.http() as http:
         for method, path in asked:
             for headers in ({}, viewer):
                 answer = await http.request(method, path, headers=headers)
                 assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, path, answer)
+                assert answer.headers.get("content-type", "").count("charset") <= 1
 
 
 async def test_allow_names_all_methods_of_a_path(system: System) -> None:

@@ -445,8 +445,11 @@ async def test_expired_token_is_renewed(fake: Fake) -> None:
     """After 4401 a token function is asked again, paced, for as long as it takes; a token alone ends it."""
     fresh = iter(["t1", "t2", "t3"])
     clock = asyncio.get_running_loop().time
-    async with connected(fake, token=lambda: next(fresh), steady_after=0.0) as (client, peer):
-        await peer.socket.close(4401)
+    said: list[str] = []
+    async with connected(
+        fake, token=lambda: next(fresh), steady_after=0.0, on_state=lambda state: said.append(state.reason)
+    ) as (client, peer):
+        await peer.socket.close(4401, "the token has expired")
         peer = await fake.accept()
         client._steady_after = DEADLINE_S  # from here on no connection is a steady one
         closed_at = clock()
@@ -454,6 +457,8 @@ async def test_expired_token_is_renewed(fake: Fake) -> None:
         await fake.accept()
         assert clock() - closed_at >= 1
     assert fake.tokens == ["t1", "t2", "t3"]
+    assert any("the token has expired" in text for text in said)
+    assert not any("given a function" in text for text in said)  # it was
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,10 @@ class CommandHandler:
     def _reject(self, connection: Connection, error: InvalidMessage, now: float) -> CloseCode | None:
         self._totals["message_errors"] += 1
         self._dispatcher.send_reply(connection, error_message(error), now)
-        return CloseCode.bad_protocol if connection.record_strike(now) else None
+        if not connection.record_strike(now):
+            return None
+        connection.drain_reason = "bad_messages"
+        return CloseCode.bad_protocol
 
     def _dispatch(self, connection: Connection, message: ClientMessage, now: float) -> None:
         try:

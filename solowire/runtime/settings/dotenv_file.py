@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from io import StringIO
@@ -48,6 +49,7 @@ def read_dotenv(path: Path = Path(DOTENV)) -> tuple[dict[str, str | None], list[
             faults.append(f"{place}: {_explain(text_of_it)}")
         elif binding.key is not None and binding.value is None and binding.key.upper().startswith(PREFIX):
             faults.append(f"{place}: {binding.key} has no value; write {binding.key}=…")
+    logging.getLogger("dotenv").setLevel(logging.ERROR)  # what it would warn of are the faults above
     return dict(dotenv_values(stream=StringIO(text))), faults
 
 

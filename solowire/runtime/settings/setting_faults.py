@@ -52,8 +52,9 @@ def describe_fault(error: Mapping[str, Any], origins: Sequence[SettingsOrigin]) 
         if old is not None and find_section(Settings.model_fields[path[0]]) is not None:
             return f"{place} is called {_write_new(old)} now; [{path[0]}] is a table"
         return f"{place}: it must be a table"
-    shown = "" if path[0] in MASKED else f" (got {error.get('input')!r})"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}{shown}"
+    fault, value = error["msg"].removeprefix("Value error, "), repr(error.get("input"))
+    shown = "" if path[0] in MASKED or value in fault else f" (got {value})"
+    return f"{place}: {fault}{shown}"
 
 
 def _follow(location: Path) -> tuple[Path, type[BaseModel], Path]:

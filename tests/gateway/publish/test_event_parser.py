@@ -164,6 +164,7 @@ def test_all_faults_are_told_with_their_place() -> None:
         {"type": "custom.ok"},
         {"type": "custom.ok", "data": {}, "user": ""},
         "text",
+        {"type": "custom.*", "data": {}},
     ]
     expected = [
         (1, "$.type", "unknown_type"),
@@ -171,6 +172,7 @@ def test_all_faults_are_told_with_their_place() -> None:
         (3, "$", "invalid_event"),
         (4, "$.user", "invalid_event"),
         (5, "$", "invalid_event"),
+        (6, "$.type", "unknown_type"),
     ]
     assert faults(batch) == expected
     assert faults(batch, MSGPACK) == expected

@@ -25,13 +25,16 @@ from tests.runtime.settings.loading import fault
         ("A='x", 1, "the quote of A"),
     ],
 )
-def test_a_line_that_cannot_be_read(place: Path, text: str, line: int, said: str) -> None:
-    """It is refused with its number, and without what may be a secret."""
+def test_a_line_that_cannot_be_read(
+    place: Path, text: str, line: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused with its number, and without what may be a secret; the library beneath says nothing beside it."""
     (place / ".env").write_text(text)
     found = fault()
     assert found.startswith(f".env line {line}: ")
     assert said in found
     assert "half a secret" not in found
+    assert caplog.records == []
 
 
 def test_lines_of_other_programs_are_left_alone(place: Path) -> None:

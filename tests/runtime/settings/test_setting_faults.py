@@ -282,3 +282,12 @@ def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
     line = fault(token=token)
     assert "token" in line
     assert not token.strip() or token not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("AUTH__JWKS", "ftp://keys.example"), ("LEGACY_SUNSET", "foo"), ("PORT", "eight")]
+)
+def test_a_wrong_value_is_shown_once(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the fault itself, or behind it."""
+    monkeypatch.setenv(f"SOLOWIRE_{name}", value)
+    assert fault().count(value) == 1
