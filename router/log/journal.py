@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from solowire.backplane.messages import PublishedEvent
 from solowire.model.events import is_same_event
 from solowire.router.log.known_ids import AppendResult, IsSame, KnownIds
+from solowire.router.log.state_selection import SizedState, choose_states, type_of_state
 
 
 class Record(NamedTuple):
@@ -94,9 +95,10 @@ class Journal(Protocol):
     def read_user(self, user: str, after: int, upto: int, limit: int) -> Sequence[Record]:
         """At most `limit` of this user's own records behind `after`, up to and with `upto`."""
 
-    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
-        """The newest record of each state up to and with `upto`: the `limit` newest of them, in their order.
+    def latest_states(self, upto: int, max_states: int, max_bytes: int) -> Sequence[Record]:
+        """The newest record of each state up to and with `upto`, in their order.
 
+        At most so many, with at most so many bytes of bodies: of each event type its fair share (`state_selection`).
         Where there are very many states, those that nobody has heard of for long may be left out.
         """
 
@@ -272,10 +274,11 @@ class MemoryJournal:
         first, last = (bisect_right(own, offset, key=_offset_of) for offset in (after, upto))
         return [own[i] for i in range(first, min(first + limit, last))]
 
-    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
+    def latest_states(self, upto: int, max_states: int, max_bytes: int) -> Sequence[Record]:
         floor = self.start_offset
-        found = sorted(record for record in self._states.values() if floor < record.offset <= upto)
-        return found[-limit:]
+        found = {r.offset: (name, r) for name, r in self._states.items() if floor < r.offset <= upto}
+        sized = (SizedState(at, type_of_state(name), len(record.body)) for at, (name, record) in found.items())
+        return [found[at][1] for at in choose_states(sized, max_states, max_bytes)]
 
     def put_metadata_item(self, name: str, value: bytes) -> None:
         self.put_metadata({name: value})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import accumulate
 
 import structlog
 
@@ -159,9 +158,9 @@ def _read(journal: Journal, message: ReplayRequest, stopwatch: Callable[[], floa
 
 
 def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
-    """The newest value of each state up to an offset, with the offset of each; of too many the newest."""
+    """The newest value of each state up to an offset, with the offset of each; of too many, of each type the newest."""
     try:
-        records = journal.latest_states(upto, STATES)
+        records = journal.latest_states(upto, STATES, STATES_BYTES)
     except JournalUnavailable as error:
         logger.error(
             "journal_unreadable",
@@ -170,6 +169,4 @@ def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
             hint="new shards start without states; check the disk of the journal",
         )
         return []
-    sizes = accumulate(len(record.body) for record in reversed(records))
-    room = sum(size <= STATES_BYTES for size in sizes)
-    return [(offset, body) for offset, _, body in records[len(records) - room :]]
+    return [(offset, body) for offset, _, body in records]

@@ -59,6 +59,7 @@ from solowire.router.log.journal_file import VERSION as VERSION
 from solowire.router.log.known_ids import MAX_IDS, AppendResult, IsSame, KnownIds, id_key
 from solowire.router.log.sqlite_reader import COLUMNS, SqliteReader, decode_any
 from solowire.router.log.sqlite_reader import LONGEST_BODY as LONGEST_BODY
+from solowire.router.log.state_selection import SizedState, choose_states, type_of_state
 
 logger = structlog.get_logger("solowire.router")
 
@@ -101,13 +102,17 @@ WITH RECURSIVE names (name) AS (
     LIMIT {MANY_STATES + 2}
 )"""  # noqa: S608
 
+# Not the bodies: those of 10,000 states may be hundreds of megabytes, and hold the router up for seconds.
+STATE_COLUMNS = f"""offset, CAST(state AS BLOB),
+CASE WHEN typeof(body) = 'blob' AND length(body) <= {LONGEST_BODY} THEN length(body) ELSE 0 END"""
+
 STATE_COUNT = f"{NAMES} SELECT count(name) FROM names"  # noqa: S608
 
 # Of the newest offset of each.
 STATES = f"""{NAMES}, newest (place) AS (
     SELECT (SELECT max(offset) FROM events WHERE state = name) FROM names WHERE name IS NOT NULL
 )
-SELECT {COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ? ORDER BY offset DESC LIMIT ?
+SELECT {STATE_COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ?
 """  # noqa: S608
 
 LATEST_STATES = f"""
@@ -115,8 +120,11 @@ WITH newest (place) AS (
     SELECT max(offset) FROM events NOT INDEXED
     WHERE offset > (SELECT max(offset) FROM events) - {LATEST_OFFSETS} AND state IS NOT NULL GROUP BY state
 )
-SELECT {COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ? ORDER BY offset DESC LIMIT ?
+SELECT {STATE_COLUMNS} FROM newest JOIN events ON offset = place WHERE place <= ?
 """  # noqa: S608
+
+STATES_AT_ONCE = 500
+"""Bodies read by one statement."""
 
 _Row = tuple[int, float, str, str | None, str | None, bytes]
 
@@ -399,12 +407,20 @@ class SqliteJournal:
             limit,
         )
 
-    def latest_states(self, upto: int, limit: int) -> Sequence[Record]:
+    def latest_states(self, upto: int, max_states: int, max_bytes: int) -> Sequence[Record]:
         try:
             [count] = self._db.execute(STATE_COUNT).fetchone()
+            rows = self._db.execute(STATES if count <= MANY_STATES else LATEST_STATES, (upto,)).fetchall()
         except sqlite3.Error as error:
             raise JournalUnavailable(explain_error(error)) from None
-        return self._find(STATES if count <= MANY_STATES else LATEST_STATES, upto, limit)[::-1]
+        sized = (SizedState(at, type_of_state(decode_any(name)), size) for at, name, size in rows)
+        chosen = choose_states(sized, max_states, max_bytes)
+        found: list[Record] = []
+        for first in range(0, len(chosen), STATES_AT_ONCE):
+            places = chosen[first : first + STATES_AT_ONCE]
+            marks = ",".join("?" * len(places))
+            found += self._find(f"SELECT {COLUMNS} FROM events WHERE offset IN ({marks}) ORDER BY offset", *places)  # noqa: S608
+        return found
 
     def _find(self, query: str, *values: object) -> list[Record]:
         try:

@@ -876,7 +876,7 @@ def test_statistics_are_states_in_the_log() -> None:
         world.tick(name)
     assert world.types(name) == ["gateway_stats"] * 4
     assert (
-        len(world.router.journal.latest_states(world.router.journal.last_offset, 10)) == 2
+        len(world.router.journal.latest_states(world.router.journal.last_offset, 10, 10**6)) == 2
     )  # the shard's newest and all's
 
 

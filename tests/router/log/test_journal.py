@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.domains.dns.event_types import CATALOG
-from solowire.model.events import Delivery, Event, Priority, encode_event
+from solowire.model.events import Delivery, Event, Priority, encode_event, name_state
 from solowire.router.log import sqlite_journal
 from solowire.router.log.journal import (
     Bounds,
@@ -35,6 +35,7 @@ from solowire.router.log.journal import (
 )
 from solowire.router.log.known_ids import MAX_HOLDERS, SHORT_ID
 from solowire.router.log.sqlite_journal import SqliteJournal
+from solowire.router.log.state_selection import SizedState, choose_states, type_of_state
 from tests.support.examples import examples
 
 MakeJournal = Callable[..., Journal]
@@ -461,9 +462,24 @@ def test_the_newest_record_of_each_state_is_found(make: MakeJournal) -> None:
     journal = make()
     for n, state in enumerate(["cpu", None, "disk", "cpu", "net", None]):
         keep(journal, [event(f"{n}", state=state)])
-    assert offsets(journal.latest_states(6, 100)) == [3, 4, 5]
-    assert offsets(journal.latest_states(4, 100)) == [3, 4]
-    assert offsets(journal.latest_states(6, 2)) == [4, 5]
+    assert offsets(journal.latest_states(6, 100, 10**6)) == [3, 4, 5]
+    assert offsets(journal.latest_states(4, 100, 10**6)) == [3, 4]
+    assert len(journal.latest_states(6, 2, 10**6)) == 2
+
+
+def test_no_type_takes_the_room_of_another_s_states(make: MakeJournal) -> None:
+    """Whoever makes up keys, or fills them, takes nothing from others: of what there is too much the oldest goes."""
+    journal = make()
+    keep(journal, [event("honest", state=name_state("bind_status", "ns1", None))])
+    many = [event(f"flood {n:03}", state=name_state("forwarder_health", f"{n}", None)) for n in range(200)]
+    keep(journal, many)
+    found = offsets(journal.latest_states(201, 50, 10**6))
+    assert found == [1, *range(153, 202)]
+    size = len(journal.read(0, 2)[1].body)
+    found = offsets(journal.latest_states(201, 1000, 20 * size))
+    assert found[0] == 1
+    assert found[1:] == list(range(202 - len(found) + 1, 202))
+    assert 15 <= len(found) <= 20
 
 
 def test_a_state_that_was_trimmed_is_none(make: MakeJournal) -> None:
@@ -471,7 +487,7 @@ def test_a_state_that_was_trimmed_is_none(make: MakeJournal) -> None:
     journal = make(max_events=2)
     keep(journal, [event("a", state="old")])
     keep(journal, [event("b", state="new"), event("c")])
-    assert offsets(journal.latest_states(3, 10)) == [2]
+    assert offsets(journal.latest_states(3, 10, 10**6)) == [2]
 
 
 def test_a_word_is_remembered(make: MakeJournal) -> None:
@@ -603,8 +619,10 @@ class InMemory(RuleBasedStateMachine):
     def states(self, back: int, limit: int) -> None:
         upto = len(self.log) - back
         newest = {kept.state: kept.record for kept in self.log if kept.state is not None}
-        found = sorted(r for r in newest.values() if self.journal.start_offset < r.offset <= upto)
-        assert list(self.journal.latest_states(upto, limit)) == found[-limit:]
+        found = {r.offset: (s, r) for s, r in newest.items() if self.journal.start_offset < r.offset <= upto}
+        sized = [SizedState(at, type_of_state(s), len(r.body)) for at, (s, r) in found.items()]
+        expected = [found[at][1] for at in choose_states(sized, limit, 40)]
+        assert list(self.journal.latest_states(upto, limit, 40)) == expected
 
     @invariant()
     def stands_where_it_should(self) -> None:

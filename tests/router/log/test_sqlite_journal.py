@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
+from solowire.model.events import name_state
 from solowire.router.log import journal_file
 from solowire.router.log.journal import JournalHole, JournalUnavailable, Record
 from solowire.router.log.sqlite_journal import RELEASED_PAGES, TRIM_ROWS, VERSION, SqliteJournal
@@ -342,7 +343,7 @@ def test_damage_under_way_is_said_to_readers(path: Path) -> None:
         with pytest.raises(JournalUnavailable, match="no such table"):
             journal.read_user("ann", 0, 9, 9)
         with pytest.raises(JournalUnavailable, match="no such table"):
-            journal.latest_states(9, 9)
+            journal.latest_states(9, 9, 99)
 
 
 # ------------------------------------------------------------------------------------------- what is not damage
@@ -376,7 +377,7 @@ def test_a_row_that_is_not_what_it_should_be_keeps_nobody_from_the_others(path: 
         assert odd.user is None or isinstance(odd.user, str)
         assert odd.user == "ann" or "user" in row
         assert len(journal.read_user("ann", 0, 20, 20)) >= 19
-        assert len(journal.latest_states(20, 20)) == 20
+        assert len(journal.latest_states(20, 20, 10**6)) == 20
         assert keep(journal, some(1, 21)) == [21]
 
 
@@ -734,7 +735,7 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
         journal = open_journal(path.with_name(f"{states}"))
         with closing(journal):
             for first in range(0, states, 10_000):
-                names = [f"state {n * 7919 % states}" for n in range(first, first + 10_000)]
+                names = [name_state("a", str(n * 7919 % states), None) for n in range(first, first + 10_000)]
                 keep(journal, [PublishedEvent(f"{name}", None, b"x", name) for name in names])
             done = 0
 
@@ -743,7 +744,7 @@ def test_to_find_the_present_states_takes_no_longer_the_more_states_there_are(pa
                 done += 1
 
             journal._db.set_progress_handler(count, 1000)
-            found = [record.offset for record in journal.latest_states(journal.last_offset, 1000)]
+            found = [record.offset for record in journal.latest_states(journal.last_offset, 1000, 10**6)]
             return done, found
 
     few, some_found = steps(200_000)
