@@ -16,6 +16,7 @@ import structlog
 
 from solowire.sdk.trusted_certificates import make_context
 from solowire.sources.agent.source_status import StatusReporter
+from solowire.sources.agent.stop_wait import wait_for_stop
 
 INTERVAL_S = 60.0
 SAMPLES = 4
@@ -41,10 +42,7 @@ async def watch_clock(url: str, status: StatusReporter, stop: asyncio.Event, ssl
                         hint="synchronise this machine's clock and the gateway's (chrony, systemd-timesyncd)",
                     )
                 warned = abs(skew) > TOLERATED_MS
-            try:
-                await asyncio.wait_for(stop.wait(), INTERVAL_S)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, INTERVAL_S)
 
 
 async def _measure(http: httpx.AsyncClient, url: str) -> float | None:

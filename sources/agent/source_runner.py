@@ -17,6 +17,7 @@ from solowire.errors import ConfigError, PublishRefused
 from solowire.sources.agent.clock_skew import watch_clock
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus, StatusReporter
+from solowire.sources.agent.stop_wait import wait_for_stop
 
 RESTART_MIN_S = 1.0
 RESTART_MAX_S = 60.0
@@ -90,9 +91,7 @@ async def _keep_running(part: SourcePart, status: PartStatus, stop: asyncio.Even
             wait = backoff.next_delay(at_least=RESTART_MIN_S)
             status.set_failed(f"{type(error).__name__}: {error}")
             logger.exception("source_part_failed", part=part.name, again_s=round(wait, 1))
-            try:
-                await asyncio.wait_for(stop.wait(), wait)
-            except TimeoutError:
+            if not await wait_for_stop(stop, wait):
                 continue
         return
 

@@ -11,6 +11,7 @@ import time
 from typing import Any, Literal
 
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.stop_wait import wait_for_stop
 
 INTERVAL_S = 10.0
 CHANGE_S = 0.5
@@ -76,10 +77,7 @@ class StatusReporter:
                     await self._publish(part)
             if is_due:
                 next_at = now + INTERVAL_S
-            try:
-                await asyncio.wait_for(stop.wait(), CHANGE_S)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, CHANGE_S)
         for part in self.parts.values():
             part.status = "stopped"
             await self._publish(part)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
+from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore, name_log
@@ -155,7 +156,7 @@ class _LogAgent:
         self.status = status
         self.condition = LogCondition(follower.path, server, self.clock, interpreter.kind)
         self.saved_place: Place | None = None
-        self.report_trouble_at = 0.0
+        self.trouble = Reminder(self.clock)
         self.has_ended = asyncio.Event()
         self.lines = 0
         self.events = 0
@@ -328,8 +329,7 @@ class _LogAgent:
         try:
             await asyncio.to_thread(self.store.save, checkpoint)
         except (OSError, ConfigError) as error:
-            if self.clock() >= self.report_trouble_at:
-                self.report_trouble_at = self.clock() + REPORT_S
+            if self.trouble.is_due():
                 logger.warning(
                     "checkpoint_write_failed",
                     server=self.server,

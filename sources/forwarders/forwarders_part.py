@@ -15,13 +15,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from solowire.runtime.settings.source_settings import ForwardersSettings
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.event_time import format_now
 from solowire.sources.agent.server_address import ServerAddress
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.forwarders.forwarder_list import ForwarderListUnavailable, parse_forwarders, read_named_conf
@@ -140,7 +140,7 @@ class ForwardersPart:
             async with self._slots:
                 result = await self._probe.ask(watched.named.address)
             self._probe_count += 1
-            watched.checked_at = _format_now()
+            watched.checked_at = format_now()
             change = watched.state.note_probe(
                 result.outcome, time.monotonic(), rtt_ms=result.rtt_ms, error=result.error
             )
@@ -163,7 +163,7 @@ class ForwardersPart:
         if change is None:
             return
         address = str(watched.named.address)
-        watched.changed_at = _format_now()
+        watched.changed_at = format_now()
         await self._publish_health(watched)
         self._is_update_due = True
         if (change.old, change.new) == (Status.unknown, Status.healthy):
@@ -239,7 +239,7 @@ class ForwardersPart:
             "active_forwarders": counts[Status.healthy] + counts[Status.degraded],
             **{f"{status.value}_forwarders": count for status, count in counts.items()},
             "health_check_enabled": True,
-            "last_updated": _format_now(),
+            "last_updated": format_now(),
             "forwarder_details": details,
         }
         await self._offer("health_update", data, key=self._outlet.server)
@@ -263,7 +263,3 @@ async def _repeat(interval_s: float, work: Callable[[], Coroutine[Any, Any, None
     while True:
         await work()
         await asyncio.sleep(interval_s)
-
-
-def _format_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

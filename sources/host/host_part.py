@@ -11,14 +11,15 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from solowire.runtime.settings.source_settings import HostSettings
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.event_time import format_now
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.stop_wait import wait_for_stop
 from solowire.sources.host.host_measurement import HostMeter
 from solowire.sources.host.threshold_alert import AlertChange, Level, ThresholdAlert, Thresholds
 
@@ -48,12 +49,8 @@ class HostPart:
         meter = self._meter or HostMeter(self._settings.disks, self._settings.processes)
         await self._measure(meter, status, stop)
         wait = min(FIRST_S, self._settings.interval_s)
-        while True:
-            try:
-                await asyncio.wait_for(stop.wait(), wait)
-                return
-            except TimeoutError:
-                wait = self._settings.interval_s
+        while not await wait_for_stop(stop, wait):
+            wait = self._settings.interval_s
             measured = await self._measure(meter, status, stop)
             if stop.is_set():
                 return
@@ -134,7 +131,7 @@ class HostPart:
         if change is None:
             return
         if change.old is Level.calm:
-            alert.id, alert.began_at = str(uuid.uuid4()), _format_now()
+            alert.id, alert.began_at = str(uuid.uuid4()), format_now()
         is_over = change.new is Level.calm
         message = _describe(metric, subject, self._outlet.server, change)
         logger.info("health_alert", message=message, level=change.new.name)
@@ -203,7 +200,3 @@ def _describe(metric: str, subject: str, host: str, change: AlertChange) -> str:
     if change.new is Level.calm:
         return f"{host}: {words} again, below the threshold of {change.threshold:g}"
     return f"{host}: {words}; {change.new.name} from {change.threshold:g} on"
-
-
-def _format_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,6 +17,7 @@ import structlog
 
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.stop_wait import wait_for_stop
 from solowire.sources.bind9.dnstap.dnstap_reader import DnstapConnection, DnstapReader
 from solowire.sources.bind9.dnstap.dnstap_socket import DnstapSocket
 from solowire.sources.bind9.dnstap.forwarder_traffic import EVENT_TYPE as HEALTH_TYPE
@@ -99,10 +100,7 @@ class DnstapPart:
                     tell_at = clock() + FORWARDERS_S
                     for forwarder, data in traffic.take_figures(clock()):
                         await self._outlet.offer(HEALTH_TYPE, data, key=f"{self._outlet.server} {forwarder} passive")
-                try:
-                    await asyncio.wait_for(stop.wait(), TICK_S)
-                except TimeoutError:
-                    continue
+                await wait_for_stop(stop, TICK_S)
             reader.offer(tap.end(time.time()))
         finally:
             if server is not None:

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.event_time import format_moment
 from solowire.sources.agent.source_status import PartStatus
-from solowire.sources.bind9.security.finding_payload import format_moment
+from solowire.sources.agent.stop_wait import wait_for_stop
 from solowire.sources.bind9.security.pipelines import Pipelines
 from solowire.sources.bind9.zones.observed_change import ObservedChange
 from solowire.sources.bind9.zones.update_authors import UpdateAuthor
 
 ALERTS = 20
 QUIET_S = 60.0
+LOOK_S = 1.0
 AUTHORS = 1_000
 RECORDS = 10
 """Of one RRset that are shown, before and after each."""
@@ -79,10 +81,7 @@ class DriftPart:
             for key in [key for key, one in self._drifts.items() if now - one.touched_at >= QUIET_S]:
                 await self._end(self._drifts.pop(key))
             status.read_count, status.published_count = self._seen_count, self._alert_count
-            try:
-                await asyncio.wait_for(stop.wait(), 1.0)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, LOOK_S)
 
     def _find_drift(self, change: ObservedChange) -> _Drift:
         key = (change.author, change.zone)

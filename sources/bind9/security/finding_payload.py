@@ -5,9 +5,9 @@ Pure: values in, data out.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
+from solowire.sources.agent.event_time import format_moment
 from solowire.sources.bind9.security.rule_engine import Finding
 
 _MESSAGES = {
@@ -53,9 +53,3 @@ def make_finding_payload(finding: Finding) -> dict[str, Any]:
         "details": details,
     }
     return {name: value for name, value in data.items() if value is not None}
-
-
-def format_moment(at: float) -> str:
-    """Unix seconds as RFC 3339, UTC."""
-    moment = datetime.fromtimestamp(max(0.0, min(at, 253_402_300_799.0)), UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

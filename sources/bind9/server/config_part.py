@@ -16,6 +16,7 @@ import structlog
 
 from solowire.errors import ConfigError
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server.config_files import (
     ConfigFiles,
@@ -34,7 +35,6 @@ from solowire.sources.files.directory_watch import DirectoryWatch
 LOOK_S = 2.0
 SETTLE_S = 0.2
 """For which an editor may go on writing before the files are read."""
-AGAIN_S = 60.0
 _ATTEMPTS = 3
 EVENT_TYPE = "config_change"
 
@@ -72,7 +72,7 @@ class ConfigPart:
         self._history: ConfigHistory | None = None
         self._is_seen = False  # the files as they are have been read by BIND
         self._changed: set[str] = set()  # files, since a change was told
-        self._warn_at = 0.0
+        self._trouble = Reminder()
 
     def observe_outcome(self, success: bool, errors: Sequence[str]) -> None:
         """A reload has ended, says the log."""
@@ -151,6 +151,7 @@ class ConfigPart:
                 snapshot = ConfigSnapshot(digest=digest_text(text), text=text)
             self._is_seen = True
             status.set_running()
+            self._trouble.clear()
             status.read_count += before != now
             await self._look(snapshot, status)
             return
@@ -174,8 +175,7 @@ class ConfigPart:
 
     def _warn(self, status: PartStatus, reason: str, hint: str) -> None:
         """Says at once, and every minute, what stands in the way."""
-        if status.reason != reason or time.monotonic() >= self._warn_at:
-            self._warn_at = time.monotonic() + AGAIN_S
+        if self._trouble.is_due(reason):
             logger.warning("configuration_unreadable", path=str(self._path), reason=reason, hint=hint)
         status.set_waiting(reason)
 

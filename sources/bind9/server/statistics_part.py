@@ -15,7 +15,9 @@ import structlog
 
 from solowire.errors import StatisticsError
 from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.stop_wait import wait_for_stop
 from solowire.sources.bind9.server.bind_state import BindState
 from solowire.sources.bind9.server.server_statistics import (
     ServerFigures,
@@ -30,7 +32,6 @@ from solowire.sources.bind9.zone_listing import ListedZone
 
 AWAY_S = 1.0
 """Between two questions while named is away: its start is seen soon."""
-AGAIN_S = 60.0
 SERIALS = 200
 """Of a server with more zones, those that changed last."""
 SERIALS_CHARACTERS = 8_000
@@ -74,7 +75,7 @@ class StatisticsPart:
         self._list_at = 0.0
         self._zones: dict[str, Any] = {}
         self._serials: dict[str, int] = {}
-        self._warn_at = 0.0
+        self._trouble = Reminder()
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until `stop` is set. Raises PublishRefused."""
@@ -86,10 +87,7 @@ class StatisticsPart:
             except StatisticsError as error:
                 await self._note_trouble(error, status)
                 wait_s = min(AWAY_S, wait_s)
-            try:
-                await asyncio.wait_for(stop.wait(), wait_s)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, wait_s)
 
     async def _ask(self, status: PartStatus) -> None:
         """One round. Raises StatisticsError."""
@@ -97,7 +95,7 @@ class StatisticsPart:
         asked_at = time.monotonic()
         memory_bytes = parse_memory(await self._channel.fetch("mem"))
         status.set_running()
-        self._warn_at = 0.0
+        self._trouble.clear()
         status.read_count += 1
         before = self._before
         if before is not None and is_restarted(before, figures):
@@ -129,8 +127,7 @@ class StatisticsPart:
         self._before = None
         self._zones = {}
         self._list_at = 0.0
-        if time.monotonic() >= self._warn_at:
-            self._warn_at = time.monotonic() + AGAIN_S
+        if self._trouble.is_due():
             logger.warning("statistics_unavailable", url=self._channel.url, reason=str(error), hint=WAY_OUT)
         status.set_waiting(f"{self._channel.url}: {error}")
 

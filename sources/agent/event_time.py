@@ -1,0 +1,19 @@
+"""Moments as events have them: RFC 3339, UTC, with milliseconds and `Z`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+_LAST = 253_402_300_799.0  # of the year 9999
+
+
+def format_moment(at: float) -> str:
+    """Unix seconds; what is no time of the calendar becomes its first or last."""
+    moment = datetime.fromtimestamp(max(0.0, min(at, _LAST)), UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def format_now() -> str:
+    """This moment."""
+    return format_moment(time.time())
