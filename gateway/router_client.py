@@ -277,19 +277,20 @@ class RouterClient:
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
         return self.publish_limiter.reserve(identity.user, self._clock())
 
-    def send_events(self, identity: Identity, events: list[Event], room: Reservation) -> int:
+    def send_events(self, identity: Identity, events: list[Event], weight: int, room: Reservation) -> int:
         """Puts events on their way to the log; returns the number to wait for with `wait_for_ack`.
 
-        identity: of one who may publish, as `need_publisher` said before the events were read. Raises RequestRejected,
+        identity: of one who may publish, as `need_publisher` said before the events were read. weight: of all of them,
+        at least their number (`solowire.gateway.publish.event_weight`). Raises RequestRejected,
         and InvalidToken if its token has been revoked meanwhile.
         """
         self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
-        self.publish_limiter.check(identity.user, len(events), now)
+        self.publish_limiter.check(identity.user, weight, now, read_weight=weight - len(events))
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_name(event)) for event in events]
         request = next(self._requests)
         self._send_request(request, PublishRequest(request, wire, identity.user))
-        self.publish_limiter.charge(identity.user, len(events), now)  # not before: what could not be sent costs nothing
+        self.publish_limiter.charge(identity.user, weight, now)  # not before: what could not be sent costs nothing
         self.publish_limiter.mark_sent(room, request, now)
         return request
 

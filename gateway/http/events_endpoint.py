@@ -31,10 +31,12 @@ from solowire.gateway.http.responses import JSON_HEADERS, Receive, Scope, except
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
 from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
 from solowire.gateway.publish.event_parser import EventParser
+from solowire.gateway.publish.event_weight import weigh_event
 from solowire.gateway.publish.parser_turns import ParserTurns
 from solowire.gateway.publish.publish_limiter import Reservation
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
+from solowire.model.events import Event
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.publish_settings import PublishSettings
 
@@ -129,18 +131,27 @@ class EventsEndpoint:
         body = await self._read_body(headers, receive, room)
         if b"content-encoding" in headers:
             body = await self._decode(body, _text(headers, b"content-encoding"), identity, room)
-        wanted = body, _text(headers, b"content-type"), datetime.now(UTC), identity.user
+        parsing = self._parser.iter_events(body, _text(headers, b"content-type"), datetime.now(UTC), identity.user)
+        weight = 0
+
+        def weigh() -> Iterator[Event | None]:
+            nonlocal weight
+            for event in parsing:
+                if event is not None:
+                    weight += weigh_event(event)
+                yield event
+
         try:
             if len(body) <= SMALL_BYTES:
-                events = self._parser.parse(*wanted)
+                events = [event for event in weigh() if event is not None]
             else:
-                events = await self._turns.run(identity.user, self._parser.iter_events(*wanted))
+                events = await self._turns.run(identity.user, weigh())
         except RequestError:
             self._gateway.charge_refused(identity, len(body) // REFUSED_BYTES)
             raise
         if room.is_evicted:
             raise self._gateway.publish_limiter.reject_slow(room)
-        return self._gateway.send_events(identity, events, room), count_types(events)
+        return self._gateway.send_events(identity, events, weight, room), count_types(events)
 
     async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Reservation) -> bytes:
         """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.

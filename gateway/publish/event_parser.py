@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from solowire.algorithms.json_faults import describe_json_fault
+from solowire.algorithms.json_structure import is_deeper
 from solowire.algorithms.name_suggestion import find_match
 from solowire.errors import InvalidEvent, InvalidEvents, RequestError
 from solowire.gateway.publish.body_cutter import (
@@ -28,7 +29,7 @@ from solowire.gateway.publish.body_cutter import (
     make_unreadable,
 )
 from solowire.model.catalog import FAMILY, Catalog, EventType
-from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority, is_deeper
+from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 
 MAX_FAULTS = 100
 MAX_SPELLING, MAX_PACKED_SPELLING, MAX_ENVELOPE = 4, 3, 8 * 1024
@@ -181,7 +182,7 @@ class EventParser:
                     "event_too_big",
                     "an operator raises SOLOWIRE_PUBLISH__MAX_EVENT_BYTES",
                 )
-            if is_deeper(incoming.data, MAX_DEPTH):
+            if is_deeper(data, MAX_DEPTH):
                 raise InvalidEvent(index, "$.data", TOO_DEEP)
             attributes = self._catalog.validate_data(event_type, incoming.data)
             _encode_pack(incoming.data)  # a client that reads MessagePack must be able to get it, too

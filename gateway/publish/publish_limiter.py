@@ -140,17 +140,24 @@ class PublishLimiter:
             return RequestRejected(408, "too_slow", message, AGAIN, RETRY_SECONDS)
         return RequestRejected(408, "too_slow", "the request's body comes too slowly", "send fewer events in each")
 
-    def check(self, user: str, events: int, now: float) -> None:
-        """Whether the publisher may send so many events now; 0 asks whether it is in debt. Raises RequestRejected."""
-        wait = self._buckets.wait_seconds(user, now, events)
+    def check(self, user: str, weight: int, now: float, *, read_weight: int = 0) -> None:
+        """Whether the publisher may send events of that weight now; 0 asks whether it is in debt.
+
+        read_weight: what it pays also if it may not, since they have been read. Raises RequestRejected.
+        """
+        wait = self._buckets.wait_seconds(user, now, weight)
         if wait:
             self.rate_limited_count += 1
             message = f"one publisher may send {self._rate:g} events a second to a gateway"
+            if read_weight:
+                self.charge(user, read_weight, now)
+                wait = self._buckets.wait_seconds(user, now, weight)
+                message += f", and by their size and number of values these count as {weight}"
             raise RequestRejected(429, "publish_rate_limited", message, f"{AGAIN}; {_RAISE_RATE}", wait)
 
-    def charge(self, user: str, events: int, now: float) -> None:
-        """The publisher has sent so many events, which `check` allowed."""
-        self._buckets.charge_tokens(user, now, events)
+    def charge(self, user: str, weight: int, now: float) -> None:
+        """The publisher has sent events of that weight, which `check` allowed."""
+        self._buckets.charge_tokens(user, now, weight)
 
     def mark_sent(self, room: Reservation, number: int, now: float) -> None:
         """The request is under way to the router, as `number`, which grows."""

@@ -6,8 +6,8 @@
 What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
 there, returns False and is the caller's to repeat: the log is the buffer, not the socket. A socket's file descriptor
 is edge-triggered, so after every send the socket is looked at again, and a message that can't be handled ends no turn;
-a turn takes a bounded number of messages, so that a flood leaves room for everything else in the loop, and so has it
-in bytes.
+a turn takes a bounded number of messages, bytes and time (TURN_SECONDS and a message), so that a flood leaves room for
+everything else in the loop, and so do messages that take long: a shard's part of the log may.
 
 What bounds the memory of these queues is not ZeroMQ's high-water mark, which counts messages of up to some megabytes,
 but what is ever under way: from a gateway its `publish.max_held_bytes`, to a shard `solowire.router.log.shard_cursor`'s
@@ -19,6 +19,7 @@ BYTES_UNDER_WAY.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ logger = structlog.get_logger("solowire.bus")
 
 _MESSAGES_A_TURN = 200
 _BYTES_A_TURN = 2**20
+TURN_SECONDS = 0.003
 _HIGH_WATER_MARK = 10_000
 
 # As numbers: pyzmq's enumerations cost more than what they are passed to.
@@ -82,6 +84,7 @@ class _Socket:
     def _receive_messages(self) -> None:
         self._planned_turn = None
         size = 0
+        ends_at = time.monotonic() + TURN_SECONDS
         for _ in range(_MESSAGES_A_TURN):
             # Asked before: to hear of it by an exception costs ten times as much, with nearly every message.
             if not self._has_message():
@@ -99,7 +102,7 @@ class _Socket:
             if self._socket.closed:
                 return
             size += len(parts[-1])
-            if size >= _BYTES_A_TURN:
+            if size >= _BYTES_A_TURN or time.monotonic() >= ends_at:
                 break
         self._plan_turn()
 

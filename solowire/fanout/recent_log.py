@@ -24,12 +24,13 @@ from typing import Any
 
 import msgspec
 
+from solowire.algorithms.json_structure import is_deeper
 from solowire.fanout.fragment_cache import FragmentCache, FragmentKey, Fragments
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, guess_type
 from solowire.model.access import redact
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.domain_names import MAX_LABELS, describe_name_fault, names_above
-from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event, is_deeper
+from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event
 from solowire.protocol.dialect_codec import AnyCodec, DialectCodec
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import RecentLogSettings
@@ -212,10 +213,9 @@ def check_event(event: Event, event_type: EventType) -> None:
 
     Data that a client can't read would keep from it all other events of the frame, and of each frame like it.
     """
-    data = _decode_json(event.data)
-    if not isinstance(data, dict):
+    if not isinstance(_decode_json(event.data), dict):
         raise ValueError("its data is no object")
-    if event.data.count(b"{") + event.data.count(b"[") > MAX_DEPTH and is_deeper(data, MAX_DEPTH):
+    if is_deeper(event.data, MAX_DEPTH):
         raise ValueError(f"its data has more than {MAX_DEPTH} levels")
     if not 0.0 <= event.taken < _LATEST_UNIX:
         raise ValueError(f"it was taken at {event.taken}")

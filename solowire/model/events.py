@@ -8,7 +8,6 @@ validated, so that the commonest view (nothing redacted, JSON) is sent without e
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 import msgspec
 
@@ -95,19 +94,3 @@ def name_state(type: str, key: str | None, user: str | None) -> str:
     """
     key = (key or "").replace("\1", "\1\1").replace("\0", "\1\2")
     return f"{type}\0{key}\0{user or ''}"
-
-
-def is_deeper(data: dict[str, Any], levels: int) -> bool:
-    """Whether `data`, as decoded, has more levels of objects and arrays than `levels`."""
-    level: list[Any] = [data]
-    while level:
-        if not levels:
-            return True
-        levels -= 1
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-    return False

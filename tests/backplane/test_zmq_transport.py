@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
+from solowire.backplane import zmq_transport
 from solowire.backplane.memory_transport import MemoryPeerSocket, MemoryRouterSocket, MemoryTransport
 from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
 from solowire.errors import ConfigError
@@ -121,6 +123,34 @@ async def test_a_flood_leaves_room_for_everything_else(zmq_bus: Bus) -> None:
             seen.add(len(got))
             await asyncio.sleep(0)
     assert len(seen) > 5
+
+
+async def test_messages_that_take_long_leave_room_too(zmq_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the log with a hundred heavy events held a shard's loop for 400 ms: now nothing follows the one that
+    uses up the turn before all else that is due has run."""
+    monkeypatch.setattr(zmq_transport, "TURN_SECONDS", 0.0)
+    hub = zmq_bus.hub()
+    turns: list[int] = []
+
+    def next_turn() -> None:
+        turns.append(0)
+        if len(got) < 20:
+            asyncio.get_running_loop().call_soon(next_turn)
+
+    def hear(payload: bytes) -> None:
+        turns.append(1)
+        got.append(payload)
+
+    got: list[bytes] = []
+    spoke = PeerSocket(zmq_bus.address, b"shard", hear)
+    zmq_bus.open.append(spoke)
+    await until(lambda: spoke.send(b"hello"), "the spoke is there")
+    await until(lambda: zmq_bus.at_hub, "the hub knows it")
+    for number in range(20):
+        hub.send(b"shard", b"%d" % number)
+    next_turn()
+    await until(lambda: len(got) == 20, "all are there")
+    assert all(pair != (1, 1) for pair in pairwise(turns))
 
 
 async def test_an_answer_sent_while_receiving_arrives(zmq_bus: Bus) -> None:

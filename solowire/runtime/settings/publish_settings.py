@@ -14,7 +14,12 @@ class PublishSettings(Section):
     max_request_events: int = Field(5_000, ge=1, le=10**6, description="events in one publish request")
     max_event_bytes: int = Field(32 * 1024, ge=256, le=60 * 1024, description="one event's data as JSON")
     timeout_s: float = Field(5.0, gt=0, le=600, description="how long a gateway waits for the router's answer")
-    rate: float = Field(20_000.0, gt=0, le=1e9, description="events per second from one publisher, at each gateway")
+    rate: float = Field(
+        20_000.0,
+        gt=0,
+        le=1e9,
+        description="events per second from one publisher, at each gateway; one of more than 1 KB counts as several",
+    )
     burst: float = Field(40_000.0, ge=1, le=1e9, description="events that one publisher may send at once")
     max_held_requests: int = Field(1_000, ge=1, le=10**6, description="publish requests that a gateway holds at a time")
     max_held_bytes: int = Field(32 * 2**20, ge=2**16, le=2**40, description="their size together")

@@ -244,6 +244,18 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
     assert it.requests == 0
 
 
+def test_what_was_read_is_paid_for_also_where_it_is_refused() -> None:
+    """Else heavy events could be read all the time at no cost, of one who sends but a few that are taken. The wait is
+    that after which they are."""
+    it = intake()
+    it.charge("ann", 100, 0.0)
+    error = refused(lambda: it.check("ann", 150, 0.0, read_weight=140))
+    assert "count as 150" in error.message
+    assert error.retry_after == pytest.approx(1.9)
+    assert refused(it.reserve, "ann", 0.0).code == "publish_rate_limited"
+    it.check("ann", 150, 1.91, read_weight=140)
+
+
 def test_the_bounds_are_those_of_the_settings() -> None:
     """Requests, bytes, patience, rate and burst are what an operator has set."""
     it = PublishLimiter(
