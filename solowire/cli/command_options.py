@@ -40,12 +40,12 @@ def common(command: F) -> F:
 
 def remote(command: F) -> F:
     """The options of commands that talk to a running gateway."""
-    command = click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]")(
-        command
-    )
-    command = click.option(
-        "--ca-file", type=PathOption(), help="The CA of the gateway's certificate, in PEM. [default: the system's]"
-    )(command)
+    for option in (
+        click.option("--ca-file", type=PathOption(), help="The gateway's CA, in PEM. [default: the system's]"),
+        click.option("--token-file", type=PathOption(), help="File with it, read again when another one is needed."),
+        click.option("--token", help="Token to use. [default: one signed with the secret of the data directory]"),
+    ):
+        command = option(command)
     return common(click.option("--url", help="The gateway. [default: http://127.0.0.1:8000]")(command))
 
 

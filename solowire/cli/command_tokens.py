@@ -7,24 +7,52 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from solowire.errors import ConfigError
 from solowire.model.access import ADMINISTER, is_granted
 from solowire.runtime.settings import Settings
 from solowire.runtime.signing_secrets import load_secret
+from solowire.sdk.arguments import check_token_text
 
 TOKEN_SECONDS = 12 * 3600.0
+MAX_TOKEN_FILE_BYTES = 64 * 1024
 
 
 def make_token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
-    """The configured token; else one signed here, anew whenever it is asked for, for a user of this process alone."""
+    """The configured token, or its file's; else one signed here, anew whenever it is asked for, for this process alone.
+
+    Raises ConfigError.
+    """
     if settings.token is not None:
         return settings.token.get_secret_value()
+    if settings.token_file is not None:
+        return open_token_file(settings.token_file, settings.name_setting("token_file"))
     need_secret_tokens(settings)
     load_secret(settings, create=False)  # says now that there is none
     role = choose_role(settings, permission, connects=connects)
     user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
     return lambda: sign_token(settings, user, role, TOKEN_SECONDS)
+
+
+def open_token_file(path: Path, setting: str) -> Callable[[], str]:
+    """What reads the token of a file, anew each time. Raises ConfigError if there is none now.
+
+    Later it raises OSError or ValueError instead, and whoever needs a token tries again.
+    """
+
+    def read() -> str:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TOKEN_FILE_BYTES)
+        return check_token_text(raw.decode("ascii", "replace"), f"the token in {path}")
+
+    try:
+        read()
+    except OSError as error:
+        raise ConfigError(f"{setting} {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{setting}: {error}") from None
+    return read
 
 
 def need_secret_tokens(settings: Settings) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from solowire.algorithms.backoff import Backoff
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import NAME_IT, START, ClientError, PublishRefused
-from solowire.sdk.network_errors import read_network_error
+from solowire.sdk.network_errors import read_network_error, read_token_error
 from solowire.sdk.retry_policy import (
     Fault,
     RetryDecision,
@@ -102,7 +102,11 @@ class GatewayRequests:
 
     async def _ask(self, method: str, path: str, status: int, body: dict[str, Any] | None) -> Any:
         """Sends one request. Raises Unanswered."""
-        bearer = self._token() if callable(self._token) else self._token
+        try:
+            bearer = self._token() if callable(self._token) else self._token
+        except (OSError, ValueError) as error:  # of a file, which somebody may be about to replace
+            fault = read_token_error(error)
+            raise Unanswered(fault, ClientError(f"{self._url} {fault.text}")) from None
         try:
             answer = await self._http.request(
                 method, f"{self._url}{path}", headers={"authorization": f"Bearer {bearer}"}, json=body

@@ -30,6 +30,7 @@ from solowire.runtime.standard_input import read_pieces
 from solowire.sdk.arguments import Token
 from solowire.sdk.publisher import NO_EVENT, Accepted, Publisher
 from solowire.sdk.retry_policy import Fault, RetryDecision, decide_retry, wait_at_least
+from solowire.sdk.token_end import read_token_end
 
 MAX_LINE_BYTES = 2**20
 MOST_WAITING = 10_000
@@ -41,6 +42,8 @@ MOST_COMPLAINTS = 100
 STOP_SECONDS = 5.0
 """For which what is under way is waited for when a signal ends the command."""
 CHECK_SECONDS = 1.0
+QUIET_SECONDS = 30.0
+"""After which a gateway that nothing was sent to is asked again whether it would take events."""
 FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
 
 
@@ -197,28 +200,31 @@ class LinePublisher:
         reading = asyncio.ensure_future(self._read_lines(pieces))
         stopping = asyncio.ensure_future(stop.wait())
         checking = asyncio.ensure_future(self._publisher.check_gateway())  # no line may come for hours
+        ending = asyncio.ensure_future(self._publisher.wait_until_stopped())
         try:
-            await asyncio.wait({reading, stopping, checking}, return_when=asyncio.FIRST_COMPLETED)
-            if checking.done() and checking.exception() is None:
-                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, stopping, checking, ending}, return_when=asyncio.FIRST_COMPLETED)
             if reading.done() and not self._publisher.has_events:  # nothing else would find it out
-                self._publisher.is_input_over = True
+                self._publisher.input_over.set()
                 await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (stopping, checking, reading):
+            for task in (stopping, checking, reading, ending):
                 task.cancel()
-            await asyncio.wait({reading, stopping, checking})
-        if not checking.cancelled():
-            checking.result()
+            await asyncio.wait({reading, stopping, checking, ending})
+        for task in (checking, ending):
+            if not task.cancelled():
+                task.result()
         if reading.cancelled():
             return False
         reading.result()
         return True
 
     async def _read_lines(self, pieces: AsyncIterator[bytes]) -> None:
-        async for line in split_lines(pieces):
-            await self._publish_line(self._number + 1, line)
-            self._number += 1
+        try:
+            async for line in split_lines(pieces):
+                await self._publish_line(self._number + 1, line)
+                self._number += 1
+        except OSError as error:
+            raise ConfigError(f"standard input can't be read: {error.strerror or error}") from None
 
     async def _publish_line(self, number: int, line: bytes | None) -> None:
         if line is not None and not line.strip():
@@ -247,35 +253,76 @@ class _PatientPublisher(Publisher):
     Lines are read from what goes on, such as a log, and whoever writes them can't send them again.
     """
 
-    is_input_over = False
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.input_over = asyncio.Event()
+        self._is_checked = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the gateway has ever said that it takes events of this publisher."""
+        return self._is_checked or self._has_succeeded
 
     @property
     def has_events(self) -> bool:
         """Whether any were given to it: what is wrong is found out by sending them."""
         return self._buffer.waiting_count > 0 or self._has_succeeded
 
-    async def check_gateway(self) -> None:
-        """Asks whether events would be taken, by a request that has none, until that is known or there are events.
+    def _report_token_end(self, text: str) -> None:
+        click.echo(f"solowire: {text}", err=True)
 
-        Raises PublishRefused if they would not. While nobody answers that is said, once a minute.
+    async def check_gateway(self) -> None:
+        """Asks whether events would be taken, by a request that has none, whenever there is none to find it out by.
+
+        Raises PublishRefused if they would not. While nobody answers that is said, once a minute. Returns when the
+        input is over and the answer is known.
         """
-        pace, began = WarningPace(), time.monotonic()
-        while not self.has_events:
+        pace, began, was_said = WarningPace(), time.monotonic(), False
+        while not (self.input_over.is_set() and self.is_known):
+            if self._buffer.waiting_count:
+                await self._pause(CHECK_SECONDS)
+                continue
             answer = await self._post([])
             if isinstance(answer, Accepted) or answer.problem.get("code") == NO_EVENT:
-                return
-            decision = decide_retry(answer, succeeded=False, renewable=self._token.is_renewable)
-            is_over = self.is_input_over and time.monotonic() - began >= (self._retry_for or 0.0)
+                self._is_checked = True
+                if was_said:
+                    click.echo(f"solowire: {self._url} answers again", err=True)
+                was_said = False
+                pace.reset()
+                await self._pause(self._find_quiet_s())
+                continue
+            decision = decide_retry(answer, succeeded=self.is_known, renewable=self._token.is_renewable)
+            is_over = self.input_over.is_set() and time.monotonic() - began >= (self._retry_for or 0.0)
             if is_over or decision not in (RetryDecision.retry, RetryDecision.renew):
                 raise self._make_error(answer)
+            if decision is RetryDecision.renew:
+                self._bearer = ""
             if pace.is_due(answer.text, time.monotonic()):
                 click.echo(f"solowire: {self._url} {answer.text}; trying on, Ctrl-C ends", err=True)
+                was_said = self.is_known
             await asyncio.sleep(max(CHECK_SECONDS, wait_at_least(answer)))
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.input_over.wait()
+
+    def _find_quiet_s(self) -> float:
+        """How long to leave the gateway alone: not beyond the end of a token that can't be renewed."""
+        end = read_token_end(self._token.fixed or "")
+        left = QUIET_SECONDS if end is None else end + 0.1 - time.time()
+        return min(left, QUIET_SECONDS) if left > 0 else QUIET_SECONDS
+
+    async def wait_until_stopped(self) -> None:
+        """Waits until it takes no more events. Raises PublishRefused."""
+        if self._worker is not None:
+            await asyncio.wait({self._worker})
+        self._require_running()
 
     async def _post_until_settled(
         self, items: list[bytes], retry_for: float | None, *, is_whole: bool = False
     ) -> Accepted | Fault:
-        if not self._has_succeeded:
+        if not self.is_known:
             return await super()._post_until_settled(items, retry_for, is_whole=is_whole)
         pace, was_said = WarningPace(), False
         settling = asyncio.ensure_future(super()._post_until_settled(items, None, is_whole=is_whole))

@@ -21,6 +21,7 @@ from solowire.protocol.user_names import one_line
 from solowire.sdk.client import Client, ConnectionState
 from solowire.sdk.history import History
 from solowire.sdk.kept_subscriptions import describe_denial, make_filter
+from solowire.sdk.token_end import TokenEndWatch
 
 PATIENCE_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -88,6 +89,8 @@ async def follow_events(
                 pace.reset()
 
     watching = asyncio.create_task(watch())
+    if isinstance(token, str):
+        TokenEndWatch(token, lambda text: notes.print(text, style="yellow")).start()
     async with client:
         if client.welcome is not None:
             _write_welcome(notes, client.welcome, client.shard)

@@ -56,6 +56,7 @@ from solowire.sdk.retry_policy import (
     read_undecodable,
     wait_at_least,
 )
+from solowire.sdk.token_end import TokenEndWatch
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
 from solowire.sdk.trusted_certificates import make_context
 
@@ -94,9 +95,10 @@ class Publisher:
     """Publishes events, as an async context manager; leaving it waits `timeout` seconds at most for what is buffered.
 
     url: the gateway's, `http://` or `https://`. token: a token, or a function (plain or async) that gives one; it is
-    asked again, paced, while the gateway answers 401. batch: events in one request. linger: seconds that an event waits
-    for company. buffer_events: that are not accepted yet. retry_for: seconds to go on trying what can succeed later
-    (docs/sdk-retries.md), then the publisher stops; None means for ever. timeout: seconds for one request.
+    asked again, paced, while the gateway answers 401; that a fixed one will end is a warning in the log, in time.
+    batch: events in one request. linger: seconds that an event waits for company. buffer_events: that are not accepted
+    yet. retry_for: seconds to go on trying what can succeed later (docs/sdk-retries.md), then the publisher stops;
+    None means for ever. timeout: seconds for one request.
     on_refused(event, problem): the gateway named this event as one that it doesn't take, or
     somebody before it goes on refusing it (code `refused_elsewhere`). event: as it was sent.
 
@@ -143,6 +145,7 @@ class Publisher:
         self._refused_events: Fault | None = None  # the newest answer that is held to be about the events
         self._http: httpx.AsyncClient | None = None
         self._worker: asyncio.Task[None] | None = None
+        self._end_watch = TokenEndWatch(self._token.fixed or "", self._report_token_end)
         self._is_closed = False
 
     # ------------------------------------------------------------------------------------------ for its users
@@ -154,6 +157,7 @@ class Publisher:
         self._buffer.begin()
         self._http = httpx.AsyncClient(trust_env=False, timeout=self._timeout, verify=trust)
         self._worker = asyncio.create_task(self._work(), name="solowire publisher")
+        self._end_watch.start()
         return self
 
     async def __aexit__(
@@ -298,12 +302,16 @@ class Publisher:
     async def close(self) -> None:
         """Stops without waiting for what is buffered, which stays in `unsent`."""
         self._is_closed = True
+        self._end_watch.stop()
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
         if self._http is not None:
             await self._http.aclose()
         self._buffer.end()
+
+    def _report_token_end(self, text: str) -> None:
+        logger.warning("%s", text)
 
     # ------------------------------------------------------------------------------------------ the task
 

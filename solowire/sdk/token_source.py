@@ -27,6 +27,11 @@ class TokenSource:
         self._token = check_token(token)
 
     @property
+    def fixed(self) -> str | None:
+        """The token, if it is no function's."""
+        return self._token if isinstance(self._token, str) else None
+
+    @property
     def is_renewable(self) -> bool:
         """Whether asking again may give another one."""
         return callable(self._token)

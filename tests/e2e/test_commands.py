@@ -158,6 +158,79 @@ def test_a_feeder_that_can_not_work_says_so_before_a_line_comes(
     assert len(said.splitlines()) == 1
 
 
+def test_a_feeder_of_a_pipe_that_does_not_wait(system: System, place: Path) -> None:
+    """Its reading end is non-blocking, as a child of Node gets it: the feeder waits for the lines all the same."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = [sys.executable, "-m", "solowire", "publish", "-", "--data-dir", str(system.data_dir)]
+    with tail(system, place, "custom.line", "--json", "--count", "2") as tailing, open(writing, "wb") as pipe:
+        feeding = subprocess.Popen(
+            [*command, "--url", system.url],
+            env=environment(),
+            cwd=place,
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(reading)
+        for number in (1, 2):
+            pipe.write(lines(event(number)))
+            pipe.flush()
+        tailing.lines()
+        pipe.close()
+        out, said = feeding.communicate(timeout=READY_SECONDS)
+    assert (feeding.returncode, out, said) == (0, b"2 published, 0 duplicates, 0 refused\n", b"")
+
+
+def test_what_is_no_input_is_told_in_one_line(system: System, place: Path) -> None:
+    """A file that is only open for writing, say."""
+    command = [sys.executable, "-m", "solowire", "publish", "-", "--data-dir", str(system.data_dir)]
+    descriptor = os.open(place / "written", os.O_WRONLY | os.O_CREAT)
+    done = subprocess.run(
+        [*command, "--url", system.url],
+        env=environment(),
+        cwd=place,
+        stdin=descriptor,
+        capture_output=True,
+        check=False,
+    )
+    os.close(descriptor)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert b"standard input can't be read" in done.stderr
+
+
+@pytest.mark.parametrize("cause", ["revoked", "ended"])
+def test_a_feeder_whose_token_is_no_good_any_more_ends_though_no_line_comes(
+    cause: str, system: System, place: Path
+) -> None:
+    """What was sent last is refused, or nothing more would be taken: nobody has to wait for the next line to know."""
+    token = system.token(f"feeder-{cause}", "publisher", **({"jti": "gone"} if cause == "revoked" else {"ttl": 8}))
+    feeding = subprocess.Popen(
+        [sys.executable, "-m", "solowire", "publish", "-", "--url", system.url, "--token", token],
+        env=environment(),
+        cwd=place,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert feeding.stdin is not None
+    with tail(system, place, "custom.line", "--count", "1") as tailing:
+        feeding.stdin.write(lines(event(1)))
+        feeding.stdin.flush()
+        tailing.lines()
+    if cause == "revoked":
+        done = run("revoke", "--jti", "gone", "--data-dir", str(system.data_dir), "--url", system.url, cwd=place)
+        assert done.returncode == 0, done.stderr
+        feeding.stdin.write(lines(event(2)))
+        feeding.stdin.flush()
+    assert feeding.wait(READY_SECONDS) == 1, "while its pipe is open"
+    out, said = feeding.communicate()
+    assert b"answered 401" in said
+    assert (b"the token ends in" in said) is (cause == "ended")
+    assert out.startswith(b"1 published")
+
+
 def test_a_feeder_says_that_it_waits_for_the_gateway(place: Path) -> None:
     """Before a line comes, and goes on; where no line comes at all it ends, with status 1."""
     url = f"http://127.0.0.1:{free_ports(1)}"

@@ -143,3 +143,38 @@ async def test_what_follows_something_waits_for_its_gateway(tmp_path: Path) -> N
                     if command.process.returncode is None:
                         command.process.kill()
                         await command.process.wait()
+
+
+async def test_a_token_file_is_read_again_when_another_token_is_needed(tmp_path: Path) -> None:
+    """The feeder outlives its token: it says what it waits for until another one stands in the file, and loses nothing.
+
+    So does one whose file is gone meanwhile.
+    """
+    with running(tmp_path / "data", shards=1) as system:
+        place = tmp_path / "token"
+        place.write_text(system.token("ns1", "publisher", jti="first"))
+        where = ["--url", system.url, "--token-file", str(place)]
+        feeder = await Command(tmp_path, "feeder").start("publish", "-", *where)
+        admin = ["--url", system.url, "--token", system.token("root")]
+        tail = await Command(tmp_path, "tail").start("tail", "custom.patience", "--json", *admin)
+        try:
+            await until(lambda: "connected as" in tail.err, "it is connected", tail)
+            await feeder.feed(1)
+            await until(lambda: len(tail.out) == 1, "the first event comes", tail, feeder)
+            revoke = await Command(tmp_path, "revoke").start("revoke", "--jti", "first", *admin)
+            assert await asyncio.wait_for(revoke.process.wait(), READY_SECONDS) == 0, revoke.err
+            await feeder.feed(2)
+            await until(lambda: "has been revoked" in feeder.err, "it says so", feeder)
+            place.unlink()
+            await until(lambda: "No such file" in feeder.err, "it says that, too", feeder)
+            place.write_text(system.token("ns1", "publisher"))
+            await until(lambda: len(tail.out) == 2 and "answers again" in feeder.err, "it goes on", tail, feeder)
+            assert feeder.process.stdin is not None
+            feeder.process.stdin.close()
+            assert await asyncio.wait_for(feeder.process.wait(), READY_SECONDS) == 0
+            assert feeder.out == ["2 published, 0 duplicates, 0 refused"]
+        finally:
+            for command in (feeder, tail):
+                if command.process.returncode is None:
+                    command.process.kill()
+                    await command.process.wait()

@@ -102,6 +102,9 @@ class Settings(LegacySettings):
     ca_file: Path | None = Field(
         None, description="PEM with the CA of that gateway's certificate; default: SSL_CERT_FILE, or the system's CAs"
     )
+    token_file: Path | None = Field(
+        None, description="file with that token in place of `token`, read again whenever another one is needed"
+    )
     backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
     catalog: Path | None = Field(
         None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
@@ -174,6 +177,8 @@ class Settings(LegacySettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
+        if self.token is not None and self.token_file is not None:
+            raise make_conflict("{} and {} are both set: which token? leave one out", "token", "token_file")
         if self.port and self.port + self.shards > 65535:
             raise make_conflict(
                 f"{{}}: {self.port} leaves no room for the ports of {self.shards} shards after it ({{}})",
