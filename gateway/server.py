@@ -27,6 +27,7 @@ from solowire.gateway.front.unread_bodies import with_ends
 from solowire.gateway.http.api import create_app
 from solowire.gateway.http.assets import HEADS, Assets
 from solowire.gateway.http.connect_endpoint import ConnectEndpoint
+from solowire.gateway.http.cross_origin import CrossOriginRules
 from solowire.gateway.http.events_endpoint import EventsEndpoint
 from solowire.gateway.http.history_endpoint import HistoryEndpoint
 from solowire.gateway.http.openapi import find_swagger_ui
@@ -116,6 +117,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     )
     assets = Assets(find_swagger_ui())
 
+    cross_origin = CrossOriginRules(settings.listen.allowed_origins)
+
     def can_tunnel(head: Head) -> bool:
         return relay.can_handle(head) or assets.can_handle(head)
 
@@ -144,7 +147,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         ),
         direct={
             (b"POST", b"/v1/events"): events_endpoint,
-            (b"POST", b"/v1/connect"): connect_endpoint,
+            (b"POST", b"/v1/connect"): cross_origin.wrap(connect_endpoint),
             (b"GET", b"/v1/route"): connect_endpoint,
         },
     )
@@ -232,7 +235,12 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
 
     make_directories(settings)
     remove_dead_sockets(settings.run_dir, "g", socket.SOCK_STREAM)
-    server = WebServer(front.wrap(with_ends(app)), listen_unix(upstream), handshake_s=UPSTREAM_SECONDS, path=upstream)
+    server = WebServer(
+        front.wrap(with_ends(cross_origin.wrap(app))),
+        listen_unix(upstream),
+        handshake_s=UPSTREAM_SECONDS,
+        path=upstream,
+    )
     if key_source is not None:
         key_source.start()
     server.start()

@@ -20,7 +20,8 @@ class ListenSettings(Section):
 
     allowed_origins: TextList = Field(
         default_factory=list,
-        description="sites (https://app.example.com) whose pages may connect, beside the request's own host; * for all",
+        description="sites (https://app.example.com) whose pages may connect, beside the request's own host, and read "
+        "what /v1/connect, /v1/events and /v1/catalog answer; * for all",
     )
     trusted_proxies: TextList = Field(
         default_factory=list,
