@@ -226,7 +226,13 @@ class Tokens:
         permissions = known.permissions
         if claims.permissions is not UNSET:
             self._check_permissions(claims.permissions)
-            permissions = narrow_permissions(known.permissions, claims.permissions)
+            # A token may narrow its role, never widen it.
+            permissions = tuple(p for p in claims.permissions if is_granted(known.permissions, p))
+            if claims.permissions and not permissions:
+                raise InvalidToken(
+                    f"the token's 'permissions' leave nothing of its role {role!r}",
+                    hint="name some that the role has; `x.*` and `*` count where the role has all of it",
+                )
         scopes = read_scopes(claims.scopes, self.domain)
         if is_provided and not is_granted(permissions, ADMINISTER):
             for name in find_missing_scopes(scopes, self._rules.mapping):

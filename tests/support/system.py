@@ -124,7 +124,7 @@ class System:
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         wanted = "\0".join(("solowire", *command)) + "\0"
-        [pid] = [int(pid) for pid in children if wanted in Path(f"/proc/{pid}/cmdline").read_text()]
+        [pid] = [int(pid) for pid in children if wanted in read_command(int(pid))]
         return pid
 
     # ------------------------------------------------------------------------------------------- as its users
@@ -337,6 +337,14 @@ def sockets_with(pid: int, *ports: int) -> int:
             held.add(str(entry.readlink()))
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     return sum(int(row[2].rpartition(":")[2], 16) in ports and f"socket:[{row[9]}]" in held for row in rows)
+
+
+def read_command(pid: int) -> str:
+    """The command line of a process, "" of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def alive(pid: int) -> bool:

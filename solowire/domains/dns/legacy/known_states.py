@@ -42,7 +42,7 @@ class StateBudget:
 
 
 class _KnownState(NamedTuple, Generic[T]):
-    """offset: at which it was said. size: bytes."""
+    """A state that is remembered. offset: at which it was said. size: bytes."""
 
     offset: int
     value: T
