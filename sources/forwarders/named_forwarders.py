@@ -10,15 +10,14 @@ named in several places is one, with all its views and zones. Those that are spo
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from solowire.errors import ConfigError
 from solowire.sources.agent.server_address import ServerAddress
+from solowire.sources.bind9.conf_tokens import split_tokens
 
 DNS_PORT = 53
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([{};])|([^\s{};"]+)', re.DOTALL)
 
 
 @dataclass
@@ -64,11 +63,14 @@ def _list_entries(text: str) -> Iterator[tuple[list[tuple[str, str]], list[str],
     """Each entry of a `forwarders` block: the views and zones around it, the block's own words, and the entry's."""
     blocks: list[list[str]] = []  # the words before each brace that is open
     words: list[str] = []
-    for part in _split(text):
-        if part == "{":
+    for token in split_tokens(text):
+        part = token.text
+        if not token.is_mark:
+            words.append(part)
+        elif part == "{":
             blocks.append(words)
             words = []
-        elif part in (";", "}"):
+        else:
             if words and blocks and blocks[-1][:1] == ["forwarders"]:
                 place = [(each[0], each[1]) for each in blocks if each[:1] in (["view"], ["zone"]) and len(each) > 1]
                 yield place, blocks[-1], words
@@ -77,24 +79,8 @@ def _list_entries(text: str) -> Iterator[tuple[list[tuple[str, str]], list[str],
                 if not blocks:
                     raise ConfigError("a brace is closed that was not opened: that is no output of named-checkconf")
                 blocks.pop()
-        else:
-            words.append(part)
     if blocks:
         raise ConfigError("the last brace is not closed: that is no whole output of named-checkconf")
-
-
-def _split(text: str) -> Iterator[str]:
-    """Words, braces and semicolons. A quoted text is one word, and never a brace."""
-    for match in _TOKEN.finditer(text):
-        quoted, mark, word = match.groups()
-        if mark is not None:
-            yield mark
-        elif word is not None:
-            yield word
-        elif quoted not in ("{", "}", ";"):
-            yield quoted
-        else:
-            yield f'"{quoted}"'
 
 
 def _number_after(name: str, words: list[str], default: int) -> int:

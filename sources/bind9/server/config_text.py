@@ -13,22 +13,14 @@ from itertools import islice
 
 import msgspec
 
+from solowire.sources.bind9.conf_tokens import split_tokens
+
 DIFF_BYTES = 16_000
 """Of a difference as JSON: an event has 32 KB at most."""
 DIFF_STATEMENTS = 400
 DIFF_LINES = 5_000
 """In so many statements, and so many lines side by side, texts may differ: more is only counted."""
 _CONTEXT = 3
-
-_TOKEN = re.compile(
-    r"""
-    (?: // | \# ) [^\n]* | /\* .*? (?: \*/ | \Z )  # comments
-    | "(?P<text> (?: [^"\\] | \\. )* ) (?: " | \Z )
-    | (?P<word> [^\s"{};/\#]+ (?: /(?! [/*] ) [^\s"{};/\#]* )* | /(?! [/*] ) [^\s"{};\#]* )
-    | [{};]
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 
 
 class ConfigReferences(msgspec.Struct, frozen=True):
@@ -51,11 +43,10 @@ def find_references(text: str) -> ConfigReferences:
     """What a file of a configuration names. Comments say nothing, and damaged files as much as can be read."""
     includes, secrets = [], []
     directory, last = None, ""
-    for token in _TOKEN.finditer(text):
-        word = token["text"] if token["text"] is not None else token["word"]
-        if word is None:
-            if token[0] in "{};":
-                last = ""
+    for token in split_tokens(text):
+        word = token.text
+        if token.is_mark:
+            last = ""
             continue
         if last == "include":
             includes.append(word)
@@ -63,7 +54,7 @@ def find_references(text: str) -> ConfigReferences:
             secrets.append(word)
         elif last == "directory":
             directory = word
-        last = word if token["text"] is None else ""
+        last = "" if token.is_quoted else word
     return ConfigReferences(includes, secrets, directory)
 
 

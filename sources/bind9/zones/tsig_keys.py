@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import dns.exception
@@ -13,13 +14,11 @@ import dns.tsig
 import structlog
 
 from solowire.errors import ConfigError
+from solowire.sources.bind9.conf_tokens import ConfToken, split_tokens
 
 logger = structlog.get_logger()
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*|#[^\n]*", re.DOTALL)
-_KEY = re.compile(r'key\s+"?([^"\s{};]+)"?\s*\{([^{}]*)\}\s*;')
-_FIELD = re.compile(r'(algorithm|secret)\s+"?([^"\s;]+)"?\s*;')
-_LINE = re.compile(r"(?:([\w.-]+):)?([^:\s]+):([A-Za-z0-9+/=]+)")
+_LINE = re.compile(r"(?:([\w.-]+):)?([^:\s/#][^:\s]*):([A-Za-z0-9+/=]+)")
 _DEFAULT = "hmac-sha256"
 
 
@@ -46,17 +45,28 @@ def load_keys(path: Path) -> dict[str, dns.tsig.Key]:
 
 def parse_keys(text: str) -> dict[str, dns.tsig.Key]:
     """The keys of a text. Raises ConfigError for one that can't be one; a secret is never in it."""
-    text = _COMMENT.sub(" ", text)
     found: dict[str, dns.tsig.Key] = {}
-    for name, body in _KEY.findall(text):
-        fields = dict(_FIELD.findall(body))
+    lines = text.splitlines()
+    matches = [_LINE.fullmatch(line.strip()) for line in lines]
+    rest = "\n".join(line for line, match in zip(lines, matches, strict=True) if match is None)
+    for name, fields in _list_statements(rest):
         if "secret" not in fields:
             raise ConfigError(f'the key "{name}" has no secret; see `tsig-keygen`')
         _add_key(found, name, fields["secret"], fields.get("algorithm", _DEFAULT))
-    for line in _KEY.sub(" ", text).splitlines():
-        if (match := _LINE.fullmatch(line.strip())) is not None:
+    for match in matches:
+        if match is not None:
             _add_key(found, match[2], match[3], match[1] or _DEFAULT)
     return found
+
+
+def _list_statements(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each `key NAME { … };` of a configuration: the name, and what its statements say."""
+    tokens = list(split_tokens(text))
+    for word, name, brace, place in zip(tokens, tokens[1:], tokens[2:], range(3, len(tokens)), strict=False):
+        if word != ConfToken("key") or name.is_mark or brace != ConfToken("{", is_mark=True):
+            continue
+        inside = list(takewhile(lambda token: token.text != "}" or not token.is_mark, tokens[place:]))
+        yield name.text, {field.text: value.text for field, value in pairwise(inside) if not value.is_mark}
 
 
 def choose_key(keys: Mapping[str, dns.tsig.Key], name: str | None, setting: str) -> dns.tsig.Key | None:

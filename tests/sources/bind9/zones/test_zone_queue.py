@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import msgspec
@@ -129,6 +130,29 @@ def test_keys_are_read_in_both_forms(tmp_path: Path) -> None:
         choose_key(keys, None, "x")
     with pytest.raises(ConfigError, match="there is no key 'four'"):
         choose_key(keys, "four", "x")
+
+
+@pytest.mark.parametrize("form", ['key "k" {{ algorithm hmac-sha256; secret "{}"; }};', "hmac-sha256:k:{}"])
+@pytest.mark.parametrize("secret", ["ab//cd==", "//+a/b//"])
+def test_a_secret_may_look_like_a_comment(form: str, secret: str) -> None:
+    """Base64 has slashes: one key of a hundred has two side by side."""
+    [key] = parse_keys(f"// hmac-sha256:old:b25l\n# older:b25l\n{form.format(secret)}\n").values()
+    assert key.secret == base64.b64decode(secret)
+
+
+def test_other_statements_about_keys_are_none() -> None:
+    """The file may be all of named.conf."""
+    text = 'options { allow-transfer { key "k"; }; };\nkey k { secret "b25l"; algorithm hmac-sha512; };\nkey'
+    assert [(name, key.secret) for name, key in parse_keys(text).items()] == [("k", b"one")]
+
+
+@given(st.text(st.sampled_from('key {};"/*#\n:=ab secret algorithm'), max_size=200))
+@settings(max_examples=examples(300))
+def test_any_text_is_keys_or_a_documented_error(text: str) -> None:
+    try:
+        parse_keys(text)
+    except ConfigError:
+        return
 
 
 @pytest.mark.parametrize(
