@@ -97,7 +97,7 @@ class KnownStates:
         return {name: known.value for name, known in self._forwarders.states.items()}
 
     def note_forwarder(self, row: Data, offset: int) -> None:
-        """row: as `frame_data.make_forwarder` makes it."""
+        """Keeps what was said of a forwarder. row: as `frame_data.make_forwarder` makes it."""
         encoded = encode_forwarder(row)
         self._forwarders.put_state(str(row["id"]), encoded, offset, getsizeof(encoded.json))
         self._trim()
@@ -121,7 +121,7 @@ class KnownStates:
         return {} if known is None else known.value
 
     def note_host(self, host: str, said: Mapping[str, Any], offset: int) -> None:
-        """said: what an event says of it; what is none of HOST_FIELDS is not kept."""
+        """Keeps what was said of a host. said: what an event says of it; what is none of HOST_FIELDS is not kept."""
         kept = {name: said[name] for name in HOST_FIELDS if name in said}
         self._hosts.put_state(host, {**self.find_host(host), **kept}, offset, 0)
         self._trim()
