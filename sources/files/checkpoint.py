@@ -1,7 +1,7 @@
 """The agent's place in a log, on disk: what is published and acknowledged, over kills, restarts and new versions.
 
-One small JSON file per log, replaced whole: written beside, fsynced, renamed. So there is always one whole place, the
-old one or the new. A lock of its own file, which the kernel gives back when its holder dies, keeps a second agent away.
+One small JSON file per log, replaced whole (`state_file`). A lock of its own file, which the kernel gives back when its
+holder dies, keeps a second agent away.
 Where somebody has removed the directory, or the lock's file, both are made again with the next place.
 """
 
@@ -19,6 +19,7 @@ import structlog
 
 from solowire.errors import ConfigError
 from solowire.sources.files.log_file import FileMark
+from solowire.sources.files.state_file import replace_file
 
 FORMAT = 1
 
@@ -104,20 +105,7 @@ class CheckpointStore:
         if not self._has_locks():
             self.close()
             self._take_locks()
-        draft = self.path.with_suffix(".new")
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with open(file, "wb", closefd=False) as out:
-                out.write(msgspec.json.encode(checkpoint))
-            os.fsync(file)
-        finally:
-            os.close(file)
-        draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self.path, msgspec.json.encode(checkpoint))
 
     def close(self) -> None:
         """Gives the lock back. Closing twice does no harm."""

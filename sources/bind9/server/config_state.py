@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from solowire.sources.files.state_file import replace_file
+
 STATE_BYTES = 8 * 2**20
 """A larger configuration is not kept."""
 
@@ -25,7 +27,7 @@ class ConfigState(msgspec.Struct, kw_only=True):
 
 
 class ConfigStateFile:
-    """The state of one configuration. Replaced whole; readable by its owner alone."""
+    """The state of one configuration."""
 
     def __init__(self, state_dir: Path, conf: Path) -> None:
         name = hashlib.blake2b(os.fsencode(conf.absolute()), digest_size=8).hexdigest()
@@ -46,8 +48,4 @@ class ConfigStateFile:
         if state.text is not None and len(state.text) > STATE_BYTES:
             state = ConfigState(key=state.key)
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = self.path.with_suffix(".new")
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(file, "wb") as out:
-            out.write(msgspec.json.encode(state))
-        draft.replace(self.path)
+        replace_file(self.path, msgspec.json.encode(state))
