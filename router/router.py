@@ -51,7 +51,6 @@ from solowire.backplane.messages import (
     RevokeRequest,
     RouterMessage,
     StartDraining,
-    StateSnapshot,
     StatsRequest,
     StatsResponse,
     Superseded,
@@ -72,8 +71,9 @@ from solowire.router.log.backpressure import (
 )
 from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.known_ids import AppendResult
+from solowire.router.log.present_states import PresentStates
 from solowire.router.log.publisher_load import EVENT_BYTES, PublisherLoad
-from solowire.router.log.replay_queue import ReplayQueue, read_latest_states
+from solowire.router.log.replay_queue import ReplayQueue
 from solowire.router.log.shard_cursor import ShardCursor
 from solowire.router.membership import Membership
 from solowire.router.monitoring.monitor import Monitor, MonitorResult
@@ -155,6 +155,7 @@ class Router:
         self._internal_events: deque[PublishedEvent] = deque(maxlen=MAX_INTERNAL_EVENTS)  # not in the log yet
         self._has_internal_pending = False  # whether they stand in the journal's open group
         self._send = send
+        self._states = PresentStates(journal)
         self._cursors: dict[bytes, ShardCursor] = {}
         self._unanswered: list[
             tuple[bytes, int, AppendResult, bool]
@@ -239,6 +240,7 @@ class Router:
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
         appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
+        self._states.note(message.events, appended, message.publisher)
         self._publisher_load.add(message.publisher, sum(EVENT_BYTES + len(event.body) for event in message.events), now)
         self._unanswered.append((peer, message.request, appended, is_heavy))
         if self.journal.pending_count >= (GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
@@ -304,6 +306,7 @@ class Router:
         try:
             self.journal.commit(now + self.wall_offset)
         except JournalUnavailable as error:
+            self._states.forget_group()
             if not self._is_unavailable:
                 logger.critical("journal_unavailable", reason=str(error), hint=error.hint)
             self._is_unavailable = True
@@ -316,6 +319,7 @@ class Router:
             self._usual_commit_s, self._last_commit_s = min(self._last_commit_s, took), took
             # On a slow disk from its end: what has come meanwhile is to be taken before the next.
             self._committed_at = now if self._usual_commit_s <= GROUP_SECONDS else now + took
+        self._states.keep_group()
         if self.journal.last_offset >= first:
             self._offset_times.record_offset(first, now)
         if own_open:
@@ -405,7 +409,8 @@ class Router:
             logger.exception("monitor_failed")
         self._internal_events.extend(result.events)
         if self._internal_events:
-            self.journal.append(list(self._internal_events), now + self.wall_offset)
+            events = list(self._internal_events)
+            self._states.note(events, self.journal.append(events, now + self.wall_offset), "")
             self._has_internal_pending = True
         for shard, reason in result.diagnoses:
             self._send(shard, Diagnose(reason))
@@ -445,12 +450,7 @@ class Router:
             self._announcer.send_state(peer)
         if shard_cursor is not None:
             if message.epoch != self.journal.epoch:
-                self._send(
-                    peer,
-                    StateSnapshot(
-                        self.journal.epoch, shard_cursor.cursor, read_latest_states(self.journal, shard_cursor.cursor)
-                    ),
-                )
+                self._send(peer, self._states.make_snapshot(shard_cursor.cursor))
             self._send_pending(shard_cursor)
 
     def _on_users_connected(self, peer: bytes, message: UsersConnected) -> None:

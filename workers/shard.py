@@ -312,6 +312,7 @@ class Shard:
         """The present states, with which a log begins anew."""
         if self._log_follower.on_snapshot(message, now):
             self._event_router.seed_states(message.events)
+            self.log.forgotten_types.update(message.forgotten_types)
         self._departures.close_lost()
 
     def on_batch(self, message: LogBatch, now: float) -> bool:

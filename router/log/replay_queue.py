@@ -1,4 +1,4 @@
-"""Replays and state snapshots for shards, beside what comes next in the log.
+"""Replays for shards, beside what comes next in the log.
 
 What it keeps true: a replay is of this epoch and of what the journal still has, from behind the cursor on and without a
 hole, or it is refused with the reason. Nobody is given another user's own events. Each answer has a bound, in records,
@@ -18,8 +18,6 @@ from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.shard_cursor import BYTES_A_MESSAGE
 
 logger = structlog.get_logger("solowire.router")
-
-STATES, STATES_BYTES = 10_000, 16 * 2**20
 
 READ_RECORDS = 100
 PART_SECONDS = 0.005
@@ -155,18 +153,3 @@ def _read(journal: Journal, message: ReplayRequest, stopwatch: Callable[[], floa
         elif stopwatch() - began >= PART_SECONDS:
             break
     return ReplayResponse(message.request, after, events)
-
-
-def read_latest_states(journal: Journal, upto: int) -> list[tuple[int, bytes]]:
-    """The newest value of each state up to an offset, with the offset of each; of too many, of each type the newest."""
-    try:
-        records = journal.latest_states(upto, STATES, STATES_BYTES)
-    except JournalUnavailable as error:
-        logger.error(
-            "journal_unreadable",
-            states=upto,
-            reason=str(error),
-            hint="new shards start without states; check the disk of the journal",
-        )
-        return []
-    return [(offset, body) for offset, _, body in records]

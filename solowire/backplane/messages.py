@@ -421,11 +421,15 @@ class LogBatch(_BackplaneMessage, tag="log_batch"):
 
 
 class StateSnapshot(_BackplaneMessage, tag="state_snapshot"):
-    """A shard's log begins anew, behind `upto`. events: the present value of each state there, (offset, event)."""
+    """A shard's log begins anew, behind `upto`. events: the present value of each state there, (offset, event).
+
+    forgotten_types: there are more states of these types than are remembered.
+    """
 
     epoch: str
     end_offset: int
     events: list[tuple[int, bytes]]
+    forgotten_types: list[str] = []
 
 
 class ReplayResponse(_BackplaneMessage, tag="replay_response"):

@@ -4,8 +4,9 @@ What it keeps true: entries stand in the order of their offsets; everything afte
 that is this shard's business is in it, so a cursor at or above `start_offset` can be read on from without a hole. It is
 bounded in events and bytes, and trimmed from its old end in chunks. Of what is trimmed the durable events stay for
 longer, within a bound of their own, so that no flood of others takes them from a slow reader (`older`). `latest_states`
-holds the newest entry of each state key, also after it has left the log, for the clients that start without a cursor;
-it is bounded too, and forgets the key that has been quiet longest.
+holds the newest entry of each state key, also after it has left the log, for the clients that start without a cursor.
+Their room is shared by publishers (`shared_room`), so that nobody's made-up keys push out what others say, and small
+enough for each connection to begin with all of it.
 
 Bytes are those that Python takes, nearly: `Entry.size` counts all that an entry holds but its fragments, and those have
 a bound of their own (`fragment_cache`). An entry encodes itself once for each codec and set of hidden fields, whatever
@@ -25,12 +26,13 @@ from typing import Any
 import msgspec
 
 from solowire.algorithms.json_structure import is_deeper
+from solowire.algorithms.shared_room import SharedRoom
 from solowire.fanout.fragment_cache import FragmentCache, FragmentKey, Fragments
 from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE, SkippedEvents, guess_type
 from solowire.model.access import redact
 from solowire.model.catalog import Catalog, EventType
 from solowire.model.domain_names import MAX_LABELS, describe_name_fault, names_above
-from solowire.model.events import MAX_DEPTH, Delivery, Event, decode_event
+from solowire.model.events import MAX_DEPTH, STATES, STATES_BYTES, Delivery, Event, decode_event
 from solowire.protocol.dialect_codec import AnyCodec, DialectCodec
 from solowire.protocol.messages import Codec
 from solowire.runtime.settings.shard_settings import RecentLogSettings
@@ -229,7 +231,7 @@ class RecentLog:
     """The recent log of one shard.
 
     max_events, max_bytes: what it holds at most; of `older` durable events it holds a quarter of that on top, and of
-    fragments a quarter of the bytes. max_keys: how many state keys it remembers, in as many bytes at most.
+    fragments a quarter of the bytes. max_keys: how many state keys it remembers, in STATES_BYTES at most.
     skipped: where what is no event is noted.
     """
 
@@ -239,7 +241,7 @@ class RecentLog:
         catalog: Catalog,
         max_events: int = _DEFAULTS.max_events,
         max_bytes: int = _DEFAULTS.max_bytes,
-        max_keys: int = 10_000,
+        max_keys: int = STATES,
         skipped: SkippedEvents | None = None,
     ) -> None:
         self.epoch = ""  # of the router's log that it is a part of; "" before there is one
@@ -261,8 +263,10 @@ class RecentLog:
         self._lasting_offsets: list[int] = []
         self._older: list[Entry] = []  # durable ones that are no longer among the entries
         self._older_bytes = 0
-        self._latest: dict[tuple[str, str, str | None], Entry] = {}
+        room = min(STATES_BYTES, max_bytes)
+        self._latest: SharedRoom[tuple[str, str, str | None], Entry] = SharedRoom(room, room // max_keys)
         self._latest_bytes = 0
+        self.forgotten_types: set[str] = set()  # of states that found no room, here or where the log began
         self._newest_for_user: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -283,6 +287,7 @@ class RecentLog:
         self._older_bytes = 0
         self._latest.clear()
         self._latest_bytes = 0
+        self.forgotten_types.clear()
         self.fragments.clear()
         self.skipped.forget()
         self.states_version += 1
@@ -355,14 +360,15 @@ class RecentLog:
         if entry.event.delivery is not Delivery.state:
             return
         entry.is_kept = True
-        older = self._latest.pop(entry.state_key, None)  # so that the dict stays in the order of freshness
+        older = self._latest.get(entry.state_key)
         if older is not None:
             self._latest_bytes -= older.size
-        self._latest[entry.state_key] = entry
         self._latest_bytes += entry.size
         self.states_version += 1
-        while len(self._latest) > self.max_keys or self._latest_bytes > self._max_bytes:
-            self._latest_bytes -= self._latest.pop(next(iter(self._latest))).size
+        size = entry.size - ENTRY_BYTES + ENVELOPE_BYTES
+        for name, gone in self._latest.put(entry.state_key, entry, entry.event.publisher or "", entry.event.type, size):
+            self._latest_bytes -= gone.size
+            self.forgotten_types.add(name)
 
     def trim(self) -> list[Entry]:
         """Drops from the old end what is over the bounds, and a tenth more, so that it is rarely done.
@@ -442,7 +448,7 @@ class RecentLog:
 
     def latest_states(self) -> list[Entry]:
         """The newest entry of each state key, in the order of offsets."""
-        return list(self._latest.values())
+        return list(self._latest)
 
     @property
     def state_count(self) -> int:

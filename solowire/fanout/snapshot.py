@@ -1,9 +1,10 @@
 """The snapshot that a connection begins with: the present states that its feed wants, in frames.
 
 What it keeps true: a frame is made when somebody takes it, so that who begins costs no more memory than what its socket
-is given at a time, and no more of a turn, whatever the states are. The first KEPT_BYTES of frames are kept for the
-feed's next connections, as long as no state changes; each but the last ends with the offset of its last event, so it is
-the same for all. What is taken late is as it was when the connection began: newer values come behind it.
+is given at a time, and no more of a turn, whatever the states are. They have a bound (`RecentLog.latest_states`), and
+so has what a connection begins with. The first KEPT_BYTES of frames, nearly all, are kept for the feed's next
+connections, as long as no state changes; each but the last ends with the offset of its last event, so it is the same
+for all. What is taken late is as it was when the connection began: newer values come behind it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 from solowire.fanout.catch_up import MAX_EVENTS_BYTES
 from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.recent_log import Entry
+from solowire.model.events import STATES_BYTES
 from solowire.protocol.dialect_codec import AnyCodec
 
-KEPT_BYTES = 8 * 2**20
-"""Of one feed: some 20,000 usual states."""
+KEPT_BYTES = STATES_BYTES
+"""Of one feed."""
 
 
 class Snapshot:

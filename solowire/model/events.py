@@ -15,6 +15,11 @@ MAX_DEPTH = 64
 """Levels of objects and arrays in one event's data. Decoders of clients and our own have bounds too, each another."""
 
 
+STATES, STATES_BYTES = 10_000, 8_000_000
+"""Present states that are remembered at most, and what they take as they are sent, nearly. Each counts as an equal part
+of the bytes at the least, so that there are never more than so many."""
+
+
 class Priority(str, Enum):
     """Decides when a feed is flushed, never the order of offsets."""
 

@@ -154,12 +154,14 @@ class Subscriptions(_ProtocolMessage, tag="subscriptions", omit_defaults=False):
 
 REPLAYING = "replaying"
 """The code of the notice that the welcome comes later: what the client has missed is still being read."""
+STATES_FORGOTTEN = "states_forgotten"
+"""The code of the notice that not all present states are remembered."""
 
 
 class Notice(_ProtocolMessage, tag="notice"):
     """Something that the client should know.
 
-    code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated.
+    code: gap, slow_consumer, rate_limited, replaying, token_expiring, draining, deprecated, states_forgotten.
 
     active: of `slow_consumer`: whether it begins or is over. behind: how many events lay between, at its beginning.
     """

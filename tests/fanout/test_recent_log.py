@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from solowire.domains.dns.event_types import CATALOG
 from solowire.fanout.recent_log import OLDER, Entry, RecentLog
 from solowire.model.access import View
-from solowire.model.events import Delivery, Event, encode_event
+from solowire.model.events import STATES, STATES_BYTES, Delivery, Event, encode_event
 from solowire.protocol.messages import Codec, ReceivedEvent
 from tests.support.examples import examples
 from tests.support.factories import event
@@ -137,6 +137,31 @@ def test_the_states_are_bounded() -> None:
     for offset, host in enumerate(["a", "b", "c", "a", "d", "e"], 1):
         log.append(offset, metrics(host))
     assert [(e.offset, e.event.key) for e in log.latest_states()] == [(4, "a"), (5, "d"), (6, "e")]
+
+
+def health(publisher: str, key: str, size: int = 0, name: str = "forwarder_health") -> bytes:
+    data = {"forwarder_id": key, "status": "healthy", "message": "x" * size}
+    return encode_event(
+        event(name, data if name == "forwarder_health" else {"status": "running"}, key=key, publisher=publisher)
+    )
+
+
+@pytest.mark.parametrize(("count", "size"), [(12_000, 100), (4_000, 30_000)])
+def test_no_publisher_takes_the_present_states_from_others(count: int, size: int) -> None:
+    """Made-up keys push out older ones of whoever makes them up, and their bytes do: others' states stay."""
+    log = RecentLog(catalog=CATALOG, max_events=1000)
+    for offset in range(1, 21):
+        log.append(offset, health("honest", f"honest-{offset}"))
+    log.append(21, health("eve", "her own", name="bind_status"))
+    for offset in range(22, 22 + count):
+        log.append(offset, health("eve", f"made-up-{offset}", size))
+        log.trim()
+    states = log.latest_states()
+    assert [entry.offset for entry in states[:21]] == list(range(1, 22))
+    assert states[-1].offset == 21 + count
+    assert len(states) <= STATES
+    assert sum(len(entry.event.data) for entry in states) <= STATES_BYTES
+    assert log.forgotten_types == {"forwarder_health"}
 
 
 def test_knows_whether_someone_has_mail() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from unittest import mock
 
+import msgspec
 import pytest
 
 from solowire.domains.dns.event_types import CATALOG
@@ -22,8 +24,9 @@ CODECS = [Codec.json, Codec.msgpack_deflate]
 
 
 def full_of_states() -> ShardHarness:
-    """A shard with 20 MB of states, more than half of it behind what a feed keeps in frames."""
-    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_bytes=2 * STATES * STATE_BYTES))
+    """A shard with 20 MB of states, more than it takes, and more than half of it behind what a feed keeps in frames."""
+    with mock.patch("solowire.fanout.recent_log.STATES_BYTES", 2 * STATES * STATE_BYTES):
+        b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_bytes=2 * STATES * STATE_BYTES))
     data = {"cpu_usage": 1, "message": "x" * STATE_BYTES}
     b.deliver(*(b.make_event("system_metrics", data, key=f"host {number}") for number in range(STATES)))
     assert STATES * STATE_BYTES > 2 * KEPT_BYTES
@@ -118,3 +121,23 @@ def test_two_who_begin_with_the_same_get_the_same() -> None:
     assert [e.offset for frame in frames if isinstance(frame, Events) for e in frame.events] == list(
         range(1, STATES + 1)
     )
+
+
+def test_what_a_connection_begins_with_is_bounded_and_says_what_is_missing() -> None:
+    """One publisher's states were 120 MB for each who said hello. Only those who want such states are told."""
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG))
+    honest = b.publish("system_metrics", {"cpu_usage": 1}, key="honest", publisher="honest")
+    data = {"cpu_usage": 1, "message": "x" * 30_000}
+    for number in range(1000):
+        b.publish("system_metrics", data, key=f"host {number}", publisher="eve")
+    connection = begin(b, "ann", Codec.json, takes=True)
+    frames = b.read_messages(connection)
+    notices = [frame for frame in frames if isinstance(frame, c.Notice)]
+    assert [notice.code for notice in notices] == [c.STATES_FORGOTTEN]
+    assert "system_metrics" in notices[0].message
+    events = [event for frame in frames if isinstance(frame, Events) for event in frame.events]
+    assert events[0].offset == honest
+    assert len(msgspec.json.encode(events)) <= KEPT_BYTES * 1.05
+    other = b.open_connection("bob")
+    b.say(other, c.Hello(subscriptions=["dns.*"]))
+    assert not any(isinstance(frame, c.Notice) for frame in b.read_messages(other))

@@ -24,7 +24,7 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Wanted, resolve
-from solowire.protocol.messages import REPLAYING, Hello, Notice, Reconnect, Welcome
+from solowire.protocol.messages import REPLAYING, STATES_FORGOTTEN, Hello, Notice, Reconnect, Welcome
 from solowire.runtime.settings.replay_settings import ReplaySettings
 from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.workers.clock import Clock
@@ -281,7 +281,7 @@ class Handshake:
         else:
             # A cursor says what has arrived: one that is cut off before the states must come back for them.
             before, states = feed.build_state_frames(connection.identity.user, self._log.position)
-            frames = [states]
+            frames = [self._tell_forgotten(connection, feed), states]
             cursor_shown = self._log.position if before is None else before
         welcome = Welcome(
             session=connection.session,
@@ -301,6 +301,14 @@ class Handshake:
         self._dispatcher.send_initial(connection, [connection.codec.encode(welcome), *frames], now)
         self._connection_audit.record_subscribed(connection, resolved)
         self._dispatcher.run(now)
+
+    def _tell_forgotten(self, connection: Connection, feed: Feed[Connection]) -> Iterator[str | bytes]:
+        """A notice, if not all present states of what the feed wants are remembered."""
+        names = ", ".join(sorted(name for name in self._log.forgotten_types if feed.filter.has_type(name)))
+        if not names:
+            return iter(())
+        text = f"there are more states than are remembered; of these types some are missing until they change: {names}"
+        return iter([connection.codec.encode(Notice(STATES_FORGOTTEN, text))])
 
     def _deferred_frames(self, feed: Feed[Connection], user: str, cursor: int) -> Iterator[str | bytes]:
         """The states that the client may not have got where it was, because they were held back there."""
