@@ -258,3 +258,15 @@ def test_any_object_is_taken_or_refused(data: st.DataObject) -> None:
         return
     assert set(attributes) <= {a.name for a in event_type.attributes}
     assert all(isinstance(value, str) and value for value in attributes.values())
+
+
+def test_what_sources_tell_can_be_filtered_by_server() -> None:
+    """A filter lets a type pass that has no such attribute: each that tells of a server has to have this one."""
+    told = [
+        *("dns_query_log", "dns_query_stats", "record_created", "record_changes", "zone_updated", "bind_status"),
+        *("config_change", "bind_reload", "rpz_hit", "threat_detected", "security_alert", "forwarder_health"),
+        *("forwarder_status_change", "health_update", "health_alert", "system_metrics", "source_status"),
+        *("bulk_started", "bulk_progress", "bulk_completed", "bulk_failed"),
+    ]
+    lacking = [name for name in told if "server" not in {attribute.name for attribute in named(name).attributes}]
+    assert lacking == []

@@ -50,7 +50,7 @@ _FINDING = (_ZONE, _DOMAIN, *_plain("severity", "threat_type", "client_ip", "que
 _HIT = (_ZONE, _DOMAIN, *_plain("client_ip", "query_type", "action", "server", "view"))
 _BACKUP = (_ZONE, *_plain("backup_id", "host", "actor"))
 _SESSION = _plain("user", "role", "client_ip")
-_BULK = (_ZONE, *_plain("operation_id", "operation", "actor"))
+_BULK = (_ZONE, *_plain("operation_id", "operation", "actor", "server", "view"))
 _AUDIT = (_ZONE, *_plain("actor", "action", "entity_type", "severity", "client_ip"))
 
 _IP = {"client_ip": "sensitive.client_ip"}
@@ -126,7 +126,7 @@ _QUERY_STATS = _dns(
 
 CATALOG = Catalog(
     (
-        _health("health_update", p.HealthUpdate, STATE),
+        _health("health_update", p.HealthUpdate, STATE, _plain("server")),
         _health("health_alert", p.HealthAlert, DURABLE, _ALERT, priority=HIGH),
         _health(
             "forwarder_status_change",
@@ -169,8 +169,10 @@ CATALOG = Catalog(
         _security("threat_detected", p.ThreatDetected, DURABLE, _FINDING, _IP, priority=HIGH),
         _security("rpz_update", p.RpzUpdate, DURABLE, (_ZONE, *_plain("category", "server", "actor"))),
         _security("rpz_hit", p.RpzHit, TELEMETRY, _HIT, _IP),
-        _system("system_metrics", p.SystemMetrics, STATE, _plain("host"), key=("host",)),
-        _system("system_status", p.SystemStatus, STATE, _plain("host", "component"), key=("host", "component")),
+        _system("system_metrics", p.SystemMetrics, STATE, _plain("host", "server"), key=("host",)),
+        _system(
+            "system_status", p.SystemStatus, STATE, _plain("host", "component", "server"), key=("host", "component")
+        ),
         _system(
             "source_status",
             p.SourceStatus,

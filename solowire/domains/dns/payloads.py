@@ -624,7 +624,7 @@ class SessionExpired(Session, kw_only=True, frozen=True):
 
 
 class Bulk(Payload, kw_only=True, frozen=True):
-    """What all events about a bulk operation say. Counts are of items, such as records.
+    """What all events about a bulk operation say. Counts are of items, such as records. view: BIND's.
 
     errors: of the first items that failed; errors_omitted: how many errors are not among them.
     """
@@ -632,6 +632,7 @@ class Bulk(Payload, kw_only=True, frozen=True):
     operation_id: RequiredId
     operation: str | None = None
     zone: Name | None = None
+    view: str | None = None
     total: Count | None = None
     processed: Count | None = None
     succeeded: Count | None = None
