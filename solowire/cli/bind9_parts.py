@@ -124,7 +124,7 @@ def _make_query_parts(
     settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
 ) -> Sequence[SourcePart]:
     """What reads queries in the query log. observers: are told of each."""
-    from solowire.sources.bind9.queries.query_log_agent import QueryLines
+    from solowire.sources.bind9.queries.query_lines import QueryLines
     from solowire.sources.files.log_part import LogPart
     from solowire.sources.files.pipe_part import STANDARD_INPUT, PipePart
 

@@ -17,11 +17,11 @@ from structlog.testing import capture_logs
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.sdk.publisher import PublisherStats
-from solowire.sources.bind9.queries.query_log_agent import run_bind9
 from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore
 from solowire.sources.files.file_follower import FileFollower
 from solowire.sources.files.log_file import LogFile, Place
+from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import until
 
 LINE = "2026-11-23T11:33:34.500Z client @0x7f 127.0.0.1#56031 ({0}): query: {0} IN A +E(0)K (127.0.0.1)\n"

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from solowire.errors import BufferFull, ConfigError
 from solowire.sdk.publisher import PublisherStats
-from solowire.sources.bind9.queries.query_log_agent import run_bind9
 from solowire.sources.files import log_agent
 from solowire.sources.files.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
 from tests.support.examples import examples
+from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import add, read_all, until
 
 

@@ -11,8 +11,8 @@ import asyncinotify
 import pytest
 from structlog.testing import capture_logs
 
+from solowire.sources.bind9.queries.query_lines import QUERY_LOG
 from solowire.sources.bind9.queries.query_log import parse_query
-from solowire.sources.bind9.queries.query_log_agent import QUERY_LOG
 from solowire.sources.files.directory_watch import DirectoryWatch
 from solowire.sources.files.file_follower import FileFollower
 from solowire.sources.files.log_condition import AGAIN_S, MISSING_S, UNMATCHED, LogCondition

@@ -1,17 +1,13 @@
-"""The agent of the query log: each query becomes one event."""
+"""The lines of a query log: each query becomes one event."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from solowire.sources.bind9.queries.query_log import EVENT_TYPE, make_payload, normalize_zones, parse_query
 from solowire.sources.bind9.queries.query_observer import ObservedQuery, QueryObserver
-from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.line_meaning import UNKNOWN_LINE, LineEvent, LineMeaning
-from solowire.sources.files.log_agent import EventPublisher, run_log_agent
 from solowire.sources.files.log_condition import LogKind
 
 QUERY_LOG = LogKind(
@@ -52,31 +48,3 @@ class QueryLines:
     def recognizes_line(self, text: str) -> bool:
         """Whether it is a query."""
         return parse_query(text, None) is not None
-
-
-async def run_bind9(
-    query_log: Path,
-    publisher: EventPublisher,
-    *,
-    server: str,
-    from_start: bool,
-    zones: Iterable[str],
-    stop: asyncio.Event,
-    state_dir: Path | None = None,
-    acknowledgements: Acknowledgements | None = None,
-) -> None:
-    """Publish every query of a BIND 9 query log as `dns_query_log`, until `stop` is set.
-
-    query_log: the file of the channel, which need not exist yet. zones: names of the zones to be told in the events.
-    The rest, and the errors, are those of `run_log_agent`.
-    """
-    await run_log_agent(
-        query_log,
-        QueryLines(zones),
-        publisher,
-        server=server,
-        from_start=from_start,
-        stop=stop,
-        state_dir=state_dir,
-        acknowledgements=acknowledgements,
-    )
