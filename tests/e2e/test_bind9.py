@@ -95,6 +95,8 @@ async def test_queries_arrive_across_a_rotation(system: System, named: Named, ag
         system.session(system.token(system.user_on(0, "turn")), HELLO) as first,
         system.session(system.token(system.user_on(1, "turn")), HELLO) as second,
     ):
+        named.dig("ready.z.example")
+        await queries(first, "ready.z.example")  # an agent that begins after the rotation would know no older file
         named.dig("before.z.example")
         named.log.rename(named.log.with_suffix(".log.1"))
         named.dig("between.z.example")  # named still writes to the renamed file
