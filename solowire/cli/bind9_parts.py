@@ -136,7 +136,11 @@ def _make_query_parts(
     lines = QueryLines(queries.zones, observers)
     if queries.query_log == STANDARD_INPUT:
         token = make_token(settings, PUBLISH)
-        return [PipePart(lines, name="query_log", url=settings.url, token=token, server=outlet.server)]
+        return [
+            PipePart(
+                lines, name="query_log", url=settings.url, token=token, server=outlet.server, contact=outlet.contact
+            )
+        ]
     return [
         LogPart(
             queries.query_log,
@@ -145,6 +149,7 @@ def _make_query_parts(
             url=settings.url,
             token=make_token(settings, PUBLISH),
             server=outlet.server,
+            contact=outlet.contact,
             from_start=queries.from_start,
             state_dir=_find_state_dir(settings),
         )
@@ -196,7 +201,7 @@ def _make_server_log_parts(
     parts: list[SourcePart] = []
     for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True):
         if path == STANDARD_INPUT:
-            parts.append(PipePart(lines, name=name, url=url, token=token, server=server))
+            parts.append(PipePart(lines, name=name, url=url, token=token, server=server, contact=outlet.contact))
         else:
             parts.append(
                 LogPart(
@@ -206,6 +211,7 @@ def _make_server_log_parts(
                     url=url,
                     token=token,
                     server=server,
+                    contact=outlet.contact,
                     from_start=server_log.from_start,
                     state_dir=state_dir,
                 )

@@ -261,12 +261,12 @@ class _PatientPublisher(Publisher):
     @property
     def is_known(self) -> bool:
         """Whether the gateway has ever said that it takes events of this publisher."""
-        return self._is_checked or self._has_succeeded
+        return self._is_checked or self._contact.has_succeeded
 
     @property
     def has_events(self) -> bool:
         """Whether any were given to it: what is wrong is found out by sending them."""
-        return self._buffer.waiting_count > 0 or self._has_succeeded
+        return self._buffer.waiting_count > 0 or self._contact.has_succeeded
 
     def _report_token_end(self, text: str) -> None:
         click.echo(f"solowire: {text}", err=True)

@@ -44,6 +44,7 @@ from solowire.sdk.arguments import (
 from solowire.sdk.bulk_operation import BulkOperation
 from solowire.sdk.event_encoding import encode_event, encode_whole_event
 from solowire.sdk.foreign_refusals import ForeignRefusals, describe_refusal
+from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.publish_buffer import PublishBuffer
 from solowire.sdk.retry_policy import (
@@ -100,7 +101,8 @@ class Publisher:
     yet. retry_for: seconds to go on trying what can succeed later (docs/sdk-retries.md), then the publisher stops;
     None means for ever. timeout: seconds for one request.
     on_refused(event, problem): the gateway named this event as one that it doesn't take, or
-    somebody before it goes on refusing it (code `refused_elsewhere`). event: as it was sent.
+    somebody before it goes on refusing it (code `refused_elsewhere`). event: as it was sent. contact: shared with other
+    publishers of the same gateway; its own if there is none.
 
     Raises TypeError or ValueError for arguments of another kind.
     """
@@ -117,6 +119,7 @@ class Publisher:
         timeout: float = 10.0,
         on_refused: Callable[[dict[str, Any], Problem], object] | None = None,
         ssl: SSLContext | None = None,
+        contact: GatewayContact | None = None,
     ) -> None:
         check_count("batch", batch)
         check_count("buffer_events", buffer_events)
@@ -138,7 +141,7 @@ class Publisher:
         self.stats = PublisherStats()
         self._buffer = PublishBuffer(buffer_events, batch)
         self._stopped: PublishRefused | None = None
-        self._has_succeeded = False
+        self._contact = contact or GatewayContact()
         self._last_fault: Fault | None = None  # since the last success
         self._warnings = WarningPace()
         self._refusals = ForeignRefusals()
@@ -406,7 +409,7 @@ class Publisher:
         while True:
             answer = await self._post(items)
             if isinstance(answer, Accepted):
-                self._has_succeeded, self._last_fault = True, None
+                self._contact.has_succeeded, self._last_fault = True, None
                 self._warnings.reset()
                 return answer
             self._last_fault = answer
@@ -414,7 +417,7 @@ class Publisher:
             refused_count = refused_count + 1 if others_pass else 0
             action = decide_retry(
                 answer,
-                succeeded=self._has_succeeded,
+                succeeded=self._contact.has_succeeded,
                 renewable=self._token.is_renewable,
                 trying_s=clock() - began,
                 others_pass=others_pass,
@@ -446,7 +449,7 @@ class Publisher:
         answer = await self._post([])
         if isinstance(answer, Accepted) or answer.problem.get("code") != NO_EVENT:
             return False
-        self._has_succeeded = True
+        self._contact.has_succeeded = True
         return True
 
     async def _post(self, items: list[bytes]) -> Accepted | Fault:

@@ -21,6 +21,7 @@ import structlog
 from solowire.errors import BufferFull
 from solowire.sdk.arguments import Token
 from solowire.sdk.foreign_refusals import REFUSED_ELSEWHERE
+from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
 
 BUFFER_EVENTS = 10_000
@@ -43,7 +44,15 @@ class EventOutlet:
         self.server = server
         self.dropped_count = 0
         self.rejected_count = 0
-        self._changes = Publisher(url, token, buffer_events=BUFFER_EVENTS, on_refused=self._note_rejected, ssl=ssl)
+        self.contact = GatewayContact()  # of all lanes of the source, those of its logs too
+        self._changes = Publisher(
+            url,
+            token,
+            buffer_events=BUFFER_EVENTS,
+            on_refused=self._note_rejected,
+            ssl=ssl,
+            contact=self.contact,
+        )
         self._telemetry = Publisher(
             url,
             token,
@@ -52,6 +61,7 @@ class EventOutlet:
             linger=TELEMETRY_LINGER_S,
             on_refused=self._note_rejected,
             ssl=ssl,
+            contact=self.contact,
         )
 
     async def __aenter__(self) -> EventOutlet:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from solowire.sdk.arguments import Token
+from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
 from solowire.sources.agent.event_outlet import log_rejected
 from solowire.sources.agent.source_status import PartStatus
@@ -36,8 +37,10 @@ class LogPart:
         server: str,
         from_start: bool,
         state_dir: Path,
+        contact: GatewayContact,
     ) -> None:
         self.name = name
+        self._contact = contact
         self._path = path
         self._interpreter = interpreter
         self._url = url
@@ -54,7 +57,9 @@ class LogPart:
             log_rejected(event, problem)
             acknowledgements.refuse_event(event["id"])
 
-        async with Publisher(self._url, self._token, batch=BATCH, on_refused=refuse) as publisher:
+        async with Publisher(
+            self._url, self._token, batch=BATCH, on_refused=refuse, contact=self._contact
+        ) as publisher:
             await run_log_agent(
                 self._path,
                 self._interpreter,

@@ -17,6 +17,7 @@ import structlog
 from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.runtime.standard_input import read_pieces
 from solowire.sdk.arguments import Token
+from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
 from solowire.sources.agent.event_outlet import log_rejected
 from solowire.sources.agent.source_status import PartStatus
@@ -40,7 +41,16 @@ class PipePart:
     Raises ConfigError where there is no standard input.
     """
 
-    def __init__(self, interpreter: LineInterpreter, *, name: str, url: str, token: Token, server: str) -> None:
+    def __init__(
+        self,
+        interpreter: LineInterpreter,
+        *,
+        name: str,
+        url: str,
+        token: Token,
+        server: str,
+        contact: GatewayContact,
+    ) -> None:
         if sys.stdin is None:
             raise ConfigError("standard input is closed; have syslog or journald write into it, or name a file")
         self.name = name
@@ -48,11 +58,12 @@ class PipePart:
         self._url = url
         self._token = token
         self._server = server
+        self._contact = contact
         self._descriptor = sys.stdin.fileno()
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until the pipe's end, and sets `stop` then; or until it is set. Raises PublishRefused."""
-        publisher = Publisher(self._url, self._token, batch=BATCH, on_refused=log_rejected)
+        publisher = Publisher(self._url, self._token, batch=BATCH, on_refused=log_rejected, contact=self._contact)
         async with publisher:
             status.set_running()
             reading = asyncio.ensure_future(self._read(publisher, status))

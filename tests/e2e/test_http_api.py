@@ -152,7 +152,7 @@ BAD_EVENTS: dict[str, tuple[str, str]] = {
     "no data": ('{"type":"custom.x"}', "$"),
     "type is a number": ('{"type":1,"data":{}}', "$.type"),
     "unknown type": ('{"type":"zone_exploded","data":{}}', "$.type"),
-    "the family itself": ('{"type":"custom.*","data":{}}', "$.data"),
+    "the family itself": ('{"type":"custom.*","data":{}}', "$.type"),
     "custom of a strange name": ('{"type":"custom.Über","data":{}}', "$.type"),
     "unknown field": ('{"type":"custom.x","data":{},"colour":"red"}', "$"),
     "data is a list": ('{"type":"custom.x","data":[]}', "$.data"),
