@@ -52,10 +52,6 @@ class ClientAddressResolver:
             return counted_address(peer)
         return self.resolve_client(peer, read_forwarded(scope))
 
-    def resolve_forwarded(self, peer: str, forwarded: str) -> str:
-        """The client's address by X-Forwarded-For. forwarded: X-Forwarded-For, all of them joined by commas."""
-        return self.resolve_client(peer, ForwardedHeaders(forwarded))
-
     def resolve_client(self, peer: str, headers: ForwardedHeaders) -> str:
         """The client's address, as it is counted. headers: what the request's headers say of how it has come."""
         if not self._trusted:

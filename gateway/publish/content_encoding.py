@@ -32,11 +32,6 @@ def join_encodings(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b", ".join(value for name, value in headers if name == b"content-encoding")
 
 
-def decode_content(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
-    """All that `decode_steps` yields, at once."""
-    return b"".join(piece for piece in decode_steps(body, content_encoding, max_bytes) if piece is not None)
-
-
 def decode_steps(body: bytes, content_encoding: str, max_bytes: int) -> Iterator[bytes | None]:
     """The body as it was before it was encoded, in pieces; None after a step that made none of it.
 

@@ -81,10 +81,6 @@ class EventParser:
         self._max_packed_bytes = MAX_PACKED_SPELLING * max_bytes + MAX_ENVELOPE
         self._cutter = BodyCutter(max_events, self._max_item_bytes)
 
-    def parse(self, body: bytes, content_type: str, now: datetime, publisher: str | None = None) -> list[Event]:
-        """All that `iter_events` yields, at once."""
-        return [event for event in self.iter_events(body, content_type, now, publisher) if event is not None]
-
     def iter_events(
         self, body: bytes, content_type: str, now: datetime, publisher: str | None = None
     ) -> Iterator[Event | None]:

@@ -12,7 +12,7 @@ who hold one keep it, so that a group is not sent away for another that stands w
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -123,10 +123,3 @@ class MaxMinFill:
 def share_slots(capacity: int, claims: Mapping[str, Claim]) -> dict[str, int]:
     """How many of `capacity` slots each claim gets."""
     return MaxMinFill(capacity, claims).compute_shares()
-
-
-def jain_index(shares: Iterable[float]) -> float:
-    """Jain's fairness index of these shares: 1 if all are equal, 1/n if one has all (Jain, Chiu, Hawe 1984)."""
-    values = list(shares)
-    squares = sum(value * value for value in values)
-    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0

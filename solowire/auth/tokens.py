@@ -40,7 +40,6 @@ from solowire.model.access import ADMINISTER, Identity, Proof, Role, is_granted
 from solowire.model.domain import Domain
 from solowire.model.permissions import describe_permission_fault, narrow_permissions
 
-ALGORITHM = SECRET_ALGORITHM
 TICKET_SECONDS = 30.0
 MAX_TOKEN_BYTES = 8192
 MAX_TICKET_BYTES = 2 * MAX_TOKEN_BYTES
@@ -106,11 +105,6 @@ class Tokens:
         self._rules = rules
         self._roles = roles
         self._cached_identities: OrderedDict[str, Identity] = OrderedDict()
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether a provider's tokens can be judged now."""
-        return self._keys is not None
 
     def set_secrets(self, secrets: Sequence[str], roles: Mapping[str, Role]) -> None:
         """From now on these secrets are accepted, of which the first signs, and these are the roles."""

@@ -1,7 +1,7 @@
 """The backplane's sockets: the only module that imports zmq.
 
-    Hub   the router's end: ROUTER, bound, knows its peers by name
-    Spoke a peer's end: DEALER, connected, says its name
+    RouterSocket  the router's end: ROUTER, bound, knows its peers by name
+    PeerSocket    a peer's end: DEALER, connected, says its name
 
 What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
 there, returns False and is the caller's to repeat: the log is the buffer, not the socket. A socket's file descriptor
@@ -22,7 +22,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import zmq
@@ -39,24 +39,6 @@ _HIGH_WATER_MARK = 10_000
 
 # As numbers: pyzmq's enumerations cost more than what they are passed to.
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
-
-
-class RouterTransport(Protocol):
-    """The router's end of a bus."""
-
-    def send(self, peer: bytes, payload: bytes) -> bool:
-        """Whether it was taken for a peer that is connected."""
-
-    def close(self) -> None: ...
-
-
-class PeerTransport(Protocol):
-    """A peer's end of a bus."""
-
-    def send(self, payload: bytes) -> bool:
-        """Whether it was taken for the router, which is connected then."""
-
-    def close(self) -> None: ...
 
 
 class _Socket:

@@ -62,7 +62,6 @@ ENVELOPE_BYTES = 200
 _LATEST_UNIX = 1e11
 """No event was taken later: numbers made of such a time would be none that anybody can be told."""
 
-_NOTHING: frozenset[str] = frozenset()
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 _encode_pack = msgspec.msgpack.Encoder().encode

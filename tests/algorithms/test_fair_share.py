@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
+from bench.verdicts import jain_index
+from solowire.algorithms.fair_share import Claim, MaxMinFill, share_slots
 from tests.support.examples import examples
 
 CLAIMS = st.dictionaries(
@@ -111,10 +112,3 @@ def test_one_more_is_what_the_shares_would_say(capacity: int, claims: dict[str, 
     before = claims.get(name, Claim(0))
     asked = claims | {name: before._replace(demand=before.held + 1)}
     assert MaxMinFill(capacity, claims).can_add_one(name) == (share_slots(capacity, asked)[name] > before.held)
-
-
-def test_jains_index() -> None:
-    """One that has all makes 1/n, and nobody having anything is as equal as can be."""
-    assert jain_index([1, 0, 0, 0]) == 0.25
-    assert jain_index([2, 2]) == 1.0
-    assert jain_index([0, 0]) == 1.0

@@ -26,6 +26,7 @@ from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
 from solowire.protocol.messages import Codec
 from solowire.protocol.problem_details import to_http_response
 from tests.support.examples import examples
+from tests.support.parsed_events import parse_events
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 250_000, UTC)
 JSON, NDJSON, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
@@ -50,7 +51,7 @@ def parse(body: object, content_type: str = JSON, **limits: int) -> list[Event]:
     if not isinstance(body, bytes):
         encode = msgspec.msgpack.encode if content_type in MSGPACK_TYPES else msgspec.json.encode
         body = encode(body)
-    return parser(**limits).parse(body, content_type, NOW, "ann")
+    return parse_events(parser(**limits), body, content_type, NOW, "ann")
 
 
 def faults(body: object, content_type: str = JSON, **limits: int) -> list[tuple[int, str, str]]:
@@ -572,7 +573,7 @@ def test_each_item_is_a_step_of_its_own() -> None:
 def test_a_fault_names_the_way_out(event: dict[str, Any], words: str) -> None:
     """What was meant, or all that there is: in the hint of the event, and in that of the answer, which stay short."""
     with pytest.raises(InvalidEvents) as caught:
-        EventParser(CATALOG, lambda: "id").parse(msgspec.json.encode(event), JSON, datetime.now(UTC))
+        parse(event)
     assert words in caught.value.faults[0].hint
     _, _, body = to_http_response(caught.value)
     assert words in msgspec.json.decode(body)["hint"]

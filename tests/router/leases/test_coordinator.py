@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from solowire.algorithms.fair_share import Claim, MaxMinFill, jain_index, share_slots
+from bench.verdicts import jain_index
+from solowire.algorithms.fair_share import Claim, MaxMinFill, share_slots
 from solowire.backplane.messages import HEARTBEAT_SECONDS, Lease, LeaseUsage, ShardAddress
 from solowire.router.leases.coordinator import FENCED_KEPT, WANT_SECONDS, Coordinator, LeaseViolation
 from solowire.router.leases.hold_time import compute_hold_seconds

@@ -16,6 +16,7 @@ from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 from solowire.sources.bind9.dnstap.query_event import QueryEventMaker
 from solowire.sources.bind9.dnstap.query_tap import QueryTap
 from solowire.sources.bind9.queries.query_observer import ObservedQuery
+from tests.support.parsed_events import parse_events
 
 AT = 1_700_000_000.25
 QUERY = make_query("www.z.example", 28, edns=b"\0\x0a\0\x08abcdefgh")
@@ -112,7 +113,7 @@ def check_events(events: list[bytes]) -> list[Event]:
     """As the gateway takes them, with all its checks."""
     parser = EventParser(CATALOG, lambda: "none is made")
     body = b"[" + b",".join(events) + b"]"
-    return parser.parse(body, "application/json", datetime.now(UTC)) if events else []
+    return parse_events(parser, body, "application/json", datetime.now(UTC)) if events else []
 
 
 @given(
