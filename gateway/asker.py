@@ -6,19 +6,25 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class TurnHolder(Protocol):
-    """A connection whose request may keep others of its address waiting."""
+class Asker(Protocol):
+    """A connection whose client has asked something."""
 
     def yield_turn(self) -> None:
-        """Lets them go on: the request waits for something that costs nobody anything."""
+        """Lets others of its address go on: the request waits for something that costs nobody anything."""
+
+    async def wait_until_taken(self) -> None:
+        """Waits until the client has read what it was answered, or has gone."""
+
+    def abort(self) -> None:
+        """Cuts it."""
 
 
-ASKING: ContextVar[TurnHolder | None] = ContextVar("asking", default=None)
-"""Of the task that answers the request."""
+ASKER: ContextVar[Asker | None] = ContextVar("asker", default=None)
+"""Of the task that answers the request; None if the client has gone, or there is none."""
 
 
 def yield_turn() -> None:
     """The present request is going to wait, and is not to keep others of its address from being answered."""
-    holder = ASKING.get()
-    if holder is not None:
-        holder.yield_turn()
+    asker = ASKER.get()
+    if asker is not None:
+        asker.yield_turn()

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from solowire.gateway.asker import ASKING
+from solowire.gateway.asker import ASKER
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
 from solowire.runtime.http_server import BACKLOG
 
@@ -34,8 +34,6 @@ SEND_BUFFER_BYTES = 32 * 1024
 nothing of a large answer hold 2 GB of the machine's memory for TCP, and all its connections suffer.
 """
 SWEEP_SECONDS = 0.5
-ASKER = "solowire.asker"
-"""Of a request's ASGI scope: the connection that it has come by (`ClientConnection`), None if it has gone."""
 CLOSING_POLL_SECONDS = 0.02
 
 
@@ -86,10 +84,9 @@ class HttpFront:
             for index, (name, value) in enumerate(headers):  # it is the first, but for a Host that Granian makes up
                 if name == self.context.peer_header:
                     del headers[index]
-                    host, port, name = value.decode().rsplit(" ", 2)
+                    host, port, asker_name = value.decode().rsplit(" ", 2)
                     scope["client"] = (host, port)
-                    scope[ASKER] = asker = self.context.askers.get(name)
-                    ASKING.set(asker)
+                    ASKER.set(self.context.askers.get(asker_name))
                     await app(scope, receive, send)
                     return
             await _refuse_stranger(send)

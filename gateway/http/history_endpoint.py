@@ -16,14 +16,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from solowire.auth.tokens import parse_bearer
 from solowire.errors import InvalidHistoryQuery, RequestError, RequestRejected
-from solowire.gateway.front.http_front import ASKER
+from solowire.gateway.asker import ASKER
 from solowire.gateway.http.responses import JSON_HEADERS, NO_SNIFFING, NO_STORE, Headers, exception_to_response
 from solowire.gateway.http.shard_client import ShardClient
 from solowire.gateway.router_client import RouterClient
@@ -76,16 +76,6 @@ class _NotNow(Exception):
         return self.status in (429, 503) and self.retry_after.isdecimal()
 
 
-class Asker(Protocol):
-    """The connection that a question has come by."""
-
-    async def wait_until_taken(self) -> None:
-        """Waits until the client has read what it was answered, or has gone."""
-
-    def abort(self) -> None:
-        """Cuts it."""
-
-
 class HistoryEndpoint:
     """Serves `GET /v1/events`.
 
@@ -123,7 +113,7 @@ class HistoryEndpoint:
         except _NotNow as refused:
             await _send(send, refused.status, refused.headers, refused.body)
         except TimeoutError:
-            if (asker := scope.get(ASKER)) is not None:
+            if (asker := ASKER.get()) is not None:
                 asker.abort()
         except Exception as error:
             await _send(send, *exception_to_response(error, scope["path"]))
@@ -150,7 +140,6 @@ class HistoryEndpoint:
         _ClientGone, and TimeoutError if the client doesn't read.
         """
         query = scope["query_string"].decode("latin-1")
-        asker: Asker | None = scope.get(ASKER)
         if is_stream:
             stream = _PageStream(self, user, token, *_read_stream_query(query), self._page_events)
             await _while_there(receive, stream.begin())
@@ -158,7 +147,7 @@ class HistoryEndpoint:
         else:
             body = await _while_there(receive, self._fetch(user, query, token))
             await _send(send, 200, JSON_HEADERS, body)
-        if asker is not None:
+        if (asker := ASKER.get()) is not None:
             async with asyncio.timeout(READ_SECONDS):
                 await asker.wait_until_taken()
 

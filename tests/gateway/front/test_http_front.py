@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
 from solowire.algorithms.token_bucket import BucketTable, Rate
-from solowire.gateway.asker import yield_turn
+from solowire.gateway.asker import ASKER, yield_turn
 from solowire.gateway.front import client_connection
 from solowire.gateway.front.client_connection import REQUESTS_AT_A_TIME, FrontContext
 from solowire.gateway.front.connection_registry import ConnectionRegistry
-from solowire.gateway.front.http_front import ACCEPTS, ASKER, HttpFront
+from solowire.gateway.front.http_front import ACCEPTS, HttpFront
 from solowire.gateway.front.unread_bodies import with_ends
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from tests.support.examples import examples
@@ -90,9 +90,11 @@ class Site:
         await send({"type": "http.response.start", "status": 401 if "early" in path else 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         if path.endswith("-taken"):
+            asker = ASKER.get()
+            assert asker is not None
             if scope["query_string"] == b"cut":
-                scope[ASKER].abort()
-            await scope[ASKER].wait_until_taken()
+                asker.abort()
+            await asker.wait_until_taken()
             self.seen.append({"taken": path})
 
 

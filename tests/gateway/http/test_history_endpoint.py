@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from solowire.gateway.front.http_front import ASKER
+from solowire.gateway.asker import ASKER
 from solowire.gateway.http import history_endpoint
 from solowire.gateway.http.history_endpoint import NDJSON, HistoryEndpoint
 from solowire.gateway.http.shard_client import ShardClient
@@ -52,6 +52,9 @@ class Client:
     def abort(self) -> None:
         self.was_cut = True
 
+    def yield_turn(self) -> None:
+        """Nobody else is here."""
+
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], dict(message["headers"])
@@ -62,10 +65,15 @@ class Client:
         await asyncio.Event().wait()
         raise AssertionError("it never goes")
 
-    def ask(self, endpoint: HistoryEndpoint, user: str, accept: str = "") -> asyncio.Task[None]:
+    def ask(self, endpoint: HistoryEndpoint, user: str, accept: str = "", query: bytes = b"") -> asyncio.Task[None]:
         headers = [(b"authorization", b"Bearer " + user.encode()), (b"accept", accept.encode())]
-        scope = {"path": "/v1/events", "headers": headers, "query_string": b"", ASKER: self}
-        return asyncio.get_running_loop().create_task(endpoint(scope, self.receive, self.send))
+        scope = {"path": "/v1/events", "headers": headers, "query_string": query}
+
+        async def answer() -> None:
+            ASKER.set(self)
+            await endpoint(scope, self.receive, self.send)
+
+        return asyncio.get_running_loop().create_task(answer())
 
 
 @pytest.fixture
@@ -134,8 +142,6 @@ async def test_what_is_refused_counts_no_more(endpoint: HistoryEndpoint) -> None
     """A question that is wrong has no answer to be read."""
     for _ in range(3):
         client = Client()
-        headers = [(b"authorization", b"Bearer ann"), (b"accept", NDJSON.encode())]
-        scope = {"path": "/v1/events", "headers": headers, "query_string": b"limit=0", ASKER: client}
-        await endpoint(scope, client.receive, client.send)
+        await client.ask(endpoint, "ann", NDJSON, b"limit=0")
         assert client.status == 400
     assert endpoint.answer_count == 0
