@@ -43,6 +43,7 @@ from solowire.sdk.arguments import (
 )
 from solowire.sdk.bulk_operation import BulkOperation
 from solowire.sdk.event_encoding import encode_event, encode_whole_event
+from solowire.sdk.event_faults import Problem, find_event_faults, halve
 from solowire.sdk.foreign_refusals import ForeignRefusals, describe_refusal
 from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.network_errors import read_network_error
@@ -67,8 +68,6 @@ RETRY_MAX_S = 10.0
 
 NO_EVENT = "empty_request"
 """The gateway's code for a request without an event, by somebody who may publish some."""
-
-Problem = dict[str, object]
 
 logger = logging.getLogger("solowire.publisher")
 
@@ -356,7 +355,7 @@ class Publisher:
                 self._count_accepted(answer)
                 continue
             match answer.kind:
-                case FaultKind.bad_events if bad := _find_faults(answer.problem, len(run)):
+                case FaultKind.bad_events if bad := find_event_faults(answer.problem, len(run)):
                     for index, problem in bad.items():
                         self._refuse(run[index], problem)
                     rest = [item for index, item in enumerate(run) if index not in bad]
@@ -365,11 +364,11 @@ class Publisher:
                 case FaultKind.bad_events | FaultKind.too_large if len(run) == 1:
                     self._refuse(run[0], answer.problem)
                 case FaultKind.bad_events | FaultKind.too_large:
-                    runs += _halve(run)
+                    runs += halve(run)
                 case _ if answer is not self._refused_events:
                     raise self._make_error(answer)
                 case _ if len(run) > 1:
-                    runs += _halve(run)
+                    runs += halve(run)
                 case _:
                     self._refusals.give_up(answer.status)
                     self._refuse(run[0], describe_refusal(answer.status, answer.reason))
@@ -478,31 +477,3 @@ class Publisher:
         has_words = fault.problem.get("detail") or fault.problem.get("title")
         problem = fault.problem if has_words else fault.problem | {"detail": fault.words}
         return PublishRefused(fault.status, problem, url=self._url, hint=fault.hint)
-
-
-# ---------------------------------------------------------------------------------------------------- answers
-
-
-def _halve(run: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """The second half and the first, which is sent first."""
-    half = len(run) // 2
-    return run[half:], run[:half]
-
-
-class _ItemFault(msgspec.Struct):
-    """One entry of `errors` in the problem body of a 400."""
-
-    index: int
-    path: str = "$"
-    message: str = ""
-    code: str = "invalid_event"
-    hint: str = ""
-
-
-def _find_faults(problem: Problem, length: int) -> dict[int, Problem]:
-    """The faults that a 400 names, by the place of their events in the request; empty if it names none of them."""
-    try:
-        faults = msgspec.convert(problem.get("errors"), list[_ItemFault])
-    except msgspec.ValidationError:
-        return {}
-    return {fault.index: msgspec.structs.asdict(fault) for fault in faults if 0 <= fault.index < length}

@@ -109,7 +109,7 @@ _CLOSE_HINTS: Mapping[int, str] = {
 }
 
 
-class Problem(msgspec.Struct, frozen=True):
+class _ProblemWords(msgspec.Struct, frozen=True):
     """The parts of a problem body (RFC 9457) that are looked at. code: "" if it is none of the gateway's."""
 
     title: str = ""
@@ -251,19 +251,19 @@ def _hint_of(status: int, kind: FaultKind, headers: Mapping[str, str]) -> str:
     return "that is no answer of a Solowire gateway; is the URL right, and does the proxy pass /v1/ and /ws on?"
 
 
-def _read_own(status: int, content_type: str, problem: dict[str, object]) -> Problem:
+def _read_own(status: int, content_type: str, problem: dict[str, object]) -> _ProblemWords:
     """The gateway's own problem body; an empty one if it is anybody else's."""
     if content_type.partition(";")[0].strip().lower() != PROBLEM_TYPE or problem.get("status") != status:
-        return Problem()
+        return _ProblemWords()
     own = _read_problem(problem)
-    return own if _CODE.fullmatch(own.code) else Problem()
+    return own if _CODE.fullmatch(own.code) else _ProblemWords()
 
 
-def _read_problem(problem: dict[str, object]) -> Problem:
+def _read_problem(problem: dict[str, object]) -> _ProblemWords:
     try:
-        return msgspec.convert({k: problem[k] for k in Problem.__struct_fields__ if k in problem}, Problem)
+        return msgspec.convert({k: problem[k] for k in _ProblemWords.__struct_fields__ if k in problem}, _ProblemWords)
     except msgspec.ValidationError:
-        return Problem()
+        return _ProblemWords()
 
 
 def _decode_object(body: bytes) -> dict[str, object]:

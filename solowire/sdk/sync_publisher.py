@@ -31,7 +31,8 @@ from solowire.errors import PublishRefused
 from solowire.sdk.arguments import Token
 from solowire.sdk.bulk_operation import BulkOperation
 from solowire.sdk.event_encoding import encode_event
-from solowire.sdk.publisher import Accepted, Problem, Publisher, PublisherStats
+from solowire.sdk.event_faults import Problem
+from solowire.sdk.publisher import Accepted, Publisher, PublisherStats
 from solowire.sdk.publisher_thread import PublisherThread
 
 logger = logging.getLogger("solowire.publisher")
