@@ -17,6 +17,7 @@ from solowire.backplane.messages import PublishedEvent, StateSnapshot
 from solowire.model.events import STATES, STATES_BYTES, decode_event, name_state
 from solowire.router.log.journal import Journal, JournalUnavailable, Record
 from solowire.router.log.known_ids import AppendResult
+from solowire.router.log.state_selection import type_of_state
 
 logger = structlog.get_logger("solowire.router")
 
@@ -73,7 +74,7 @@ class PresentStates:
         return StateSnapshot(journal.epoch, upto, events, sorted(self._forgotten_types))
 
     def _put(self, name: str, offset: int, publisher: str, size: int) -> None:
-        for kind, _ in self._room.put(name, offset, publisher, name.partition("\0")[0], size):
+        for kind, _ in self._room.put(name, offset, publisher, type_of_state(name), size):
             self._forgotten_types.add(kind)
 
     def _read_newest(self) -> Sequence[Record]:

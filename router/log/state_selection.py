@@ -1,4 +1,4 @@
-"""The states that a new shard is sent, where all of them together are too many: of each event type its fair share.
+"""The states that are read when the router starts, where all together are too many: of each event type its fair share.
 
 So whoever makes up keys of one type, or fills them, takes nothing from the others' states. Of a type the newest are
 chosen.
@@ -27,7 +27,7 @@ def type_of_state(name: str) -> str:
 
 
 def choose_states(states: Iterable[SizedState], max_states: int, max_bytes: int) -> list[int]:
-    """The offsets of those to be sent, in ascending order: at most so many, with at most so many bytes together."""
+    """The offsets of those to be read, in ascending order: at most so many, with at most so many bytes together."""
     by_type: dict[str, list[SizedState]] = defaultdict(list)
     for state in sorted(states, reverse=True):
         by_type[state.type].append(state)

@@ -234,7 +234,7 @@ async def judge_by_fresh_keys(
 
 
 def _read(path: Path) -> bytes:
-    """Reads the JWK set from its URL or file. Raises OSError, ValueError."""
+    """Reads the JWK set from its file. Raises OSError, ValueError."""
     if not path.is_file():
         raise ValueError("there is no such file")
     with path.open("rb") as file:
