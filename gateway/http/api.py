@@ -19,6 +19,7 @@ from litestar.exceptions import HTTPException
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, Message, Scope
 
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.auth.tokens import parse_bearer
 from solowire.backplane.messages import ShardReport, StatsResponse
 from solowire.errors import RequestError, RequestRejected
@@ -293,7 +294,7 @@ def create_app(
     @get("/healthz", summary="Alive", security=[{}], tags=["operations"])
     async def healthz() -> dict[str, str]:
         """Whether this process answers at all, and what time it is here."""
-        return {"status": "ok", "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        return {"status": "ok", "time": format_rfc3339(datetime.now(UTC))}
 
     @get("/readyz", summary="Ready", security=[{}], tags=["operations"], operation_class=ReadyOperation)
     async def readyz() -> Response[dict[str, str]]:

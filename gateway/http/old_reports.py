@@ -13,6 +13,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
 from solowire.model.dialect import GUIDE_PATH
@@ -40,7 +41,7 @@ def make_old_reports(
             dialects.need_on(path)
             await authorize(request, "stats")
             totals = await _fetch_totals(gateway)
-            return Response(describe(totals, _format_now()), headers=headers)
+            return Response(describe(totals, format_rfc3339(datetime.now(UTC))), headers=headers)
 
         return report
 
@@ -49,10 +50,6 @@ def make_old_reports(
         return guide
 
     return [*(make_report(path, describe) for path, describe in dialect.reports.items()), show_guide]
-
-
-def _format_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 async def _fetch_totals(gateway: RouterClient) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import msgspec
 from solowire.algorithms.json_faults import describe_json_fault
 from solowire.algorithms.json_structure import is_deeper
 from solowire.algorithms.name_suggestion import find_match
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.errors import InvalidEvent, InvalidEvents, RequestError
 from solowire.gateway.publish.body_cutter import (
     MSGPACK_TYPES,
@@ -225,11 +226,6 @@ def _before_leap_second(item: Any) -> Any:
     except (ValueError, OverflowError):
         return item
     return item | {"timestamp": text} if (moment.hour, moment.minute) == (23, 59) else item
-
-
-def format_rfc3339(moment: datetime) -> str:
-    """`moment` in UTC, with `Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _default_key(event_type: EventType, data: dict[str, Any]) -> str | None:

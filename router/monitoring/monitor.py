@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.backplane.messages import PublishedEvent, ShardReport, ShardStats
 from solowire.model.catalog import Catalog
 from solowire.model.events import Delivery, Event, encode_event, name_state
@@ -229,14 +229,13 @@ class Monitor:
         event_type = self._catalog[name]
         state = event_type.delivery is Delivery.state
         key = data["node"] if state else None
-        moment = datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event = Event(
             id=self._new_id(),
             type=name,
             data=msgspec.json.encode(data),
             priority=event_type.priority,
             delivery=event_type.delivery,
-            timestamp=moment,
+            timestamp=format_unix_time(wall),
             key=key,
             attributes=self._catalog.validate_data(event_type, data),
             source="solowire",

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.sdk.arguments import check_json, check_optional_text
 
 _TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
@@ -37,7 +38,7 @@ def encode_event(
         "priority": priority,
         "key": key,
         "user": user,
-        "timestamp": _now() if timestamp is None else timestamp,
+        "timestamp": format_rfc3339(datetime.now(UTC)) if timestamp is None else timestamp,
         "source": source,
         "correlation_id": correlation_id,
     }
@@ -90,7 +91,3 @@ def _plainly(value: object) -> str | int | float | dict[str, Any]:
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_plainly)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import parse_wanted
 from solowire.protocol.dialect_codec import DialectCodec
@@ -42,8 +42,8 @@ class DialectPages:
         question: `since_unix`, `until_unix`, `types`, `filter`. after: the `next` of the page before.
         """
         fields: dict[str, Any] = {
-            "since": _format_time(question["since_unix"]),
-            "until": _format_time(question["until_unix"]),
+            "since": format_unix_time(question["since_unix"]),
+            "until": format_unix_time(question["until_unix"]),
             "types": list(question["types"]),
             "filter": dict(question["filter"]) or None,
             "limit": PAGE_EVENTS,
@@ -70,7 +70,3 @@ class DialectPages:
     def cancel(self, task: HistoryTask) -> None:
         """Nobody waits for the page any more."""
         self._scheduler.cancel(task)
-
-
-def _format_time(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

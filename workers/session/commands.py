@@ -40,7 +40,7 @@ from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.expiry import TokenExpiry
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.history.history_commands import HistoryCommands
-from solowire.workers.session.handshake import Handshake, format_rfc3339
+from solowire.workers.session.handshake import Handshake, format_token_end
 from solowire.workers.session.inbound_limits import (
     InboundLimits,
     error_message,
@@ -237,7 +237,7 @@ class CommandHandler:
             connection.group = group  # else it goes on in the slot that it has
             self._totals["regrouped"] += 1
         self._expiry.watch_token(connection, now)
-        answer = Reply({"token_expires_at": format_rfc3339(identity.expires)}, message.id)
+        answer = Reply({"token_expires_at": format_token_end(identity)}, message.id)
         if self._dispatcher.send_reply(connection, answer, now) and connection.state is State.live:
             self._resubscribe(connection, connection.wanted, now, None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,6 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.errors import RequestError
 from solowire.model.access import View
 from solowire.model.catalog import Catalog
@@ -256,5 +256,4 @@ class DialectHandler:
             )
 
     def _format_time(self, now: float) -> str:
-        moment = datetime.fromtimestamp(self._clock.to_unix(now), UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return format_unix_time(self._clock.to_unix(now))

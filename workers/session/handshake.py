@@ -11,9 +11,9 @@ this order; and no cursor that is told is ahead of what the client has got by th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from math import ceil
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.backplane.messages import ReplayResponse
 from solowire.errors import InvalidMessage
 from solowire.fanout.conflation import Conflator
@@ -21,7 +21,7 @@ from solowire.fanout.feed import Feed, build_feed_key
 from solowire.fanout.frame_builder import FeedFilter
 from solowire.fanout.reader import MAX_PENDING_REPLIES
 from solowire.fanout.recent_log import RecentLog
-from solowire.model.access import Role
+from solowire.model.access import Identity, Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Wanted, resolve
 from solowire.protocol.messages import REPLAYING, STATES_FORGOTTEN, Hello, Notice, Reconnect, Welcome
@@ -294,7 +294,7 @@ class Handshake:
             denied=resolved.denied,
             heartbeat_s=self._session_settings.heartbeat_interval_s,
             reconnect=Reconnect(self._session_settings.reconnect_min_ms, self._session_settings.reconnect_max_ms),
-            token_expires_at=format_rfc3339(connection.identity.expires),
+            token_expires_at=format_token_end(connection.identity),
             reason=refusal,
             id=hello.id,
         )
@@ -320,8 +320,6 @@ class Handshake:
         return feed.build_older_frames(lacks, cursor)
 
 
-def format_rfc3339(unix: float | None) -> str | None:
-    """A time as clients are told it."""
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def format_token_end(identity: Identity) -> str | None:
+    """When its token ends, as clients are told it; None if that never is."""
+    return None if identity.expires is None else format_unix_time(identity.expires, "seconds")

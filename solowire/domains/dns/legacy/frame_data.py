@@ -9,12 +9,13 @@ MAX_DETAILS_BYTES, whatever is published: those beyond are counted, and left out
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
 
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.model.events import Event
 
 Data = dict[str, Any]
@@ -257,7 +258,7 @@ def _started_at(now: str, uptime_s: object) -> str:
     """When something began that has run for so long; now, if nobody says for how long."""
     try:
         began = datetime.fromisoformat(now) - timedelta(seconds=_number(uptime_s))
-        return began.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return format_rfc3339(began, "seconds")
     except (ValueError, OverflowError):
         return now
 

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.client_session import LegacySession, describe_stats
 from solowire.domains.dns.legacy.event_names import EventNames
@@ -49,7 +50,7 @@ class LegacyDialect:
         )
         self._deprecation = {
             "message": "this WebSocket protocol is deprecated: use the unified connection",
-            "sunset": until.isoformat().replace("+00:00", "Z"),
+            "sunset": format_rfc3339(until, "seconds"),
             "migration_guide": guide,
         }
 
