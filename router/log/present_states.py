@@ -1,13 +1,14 @@
 """The present states, with which the log of a new shard begins: where in the journal the newest event of each is.
 
 What it keeps true: their room is shared by publishers (`shared_room`), as it is in a shard's own log, so that nobody's
-made-up states push out what others say. What has left the journal is passed over. When the router starts, the newest
-states in the journal take their places in the order of their offsets.
+made-up states push out what others say. What has left the journal, or is damaged there, is passed over. When the router
+starts, the newest states in the journal take their places in the order of their offsets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from solowire.algorithms.shared_room import SharedRoom
 from solowire.backplane.messages import PublishedEvent, StateSnapshot
 from solowire.model.events import STATES, STATES_BYTES, decode_event, name_state
-from solowire.router.log.journal import Journal, JournalUnavailable, Record
+from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable, Record
 from solowire.router.log.known_ids import AppendResult
 from solowire.router.log.state_selection import type_of_state
 
@@ -67,7 +68,8 @@ class PresentStates:
         try:
             for offset in sorted(self._room):
                 if journal.start_offset < offset <= upto:
-                    events += ((record.offset, record.body) for record in journal.read(offset - 1, 1))
+                    with suppress(JournalHole):  # it is damaged there: the others are not
+                        events += ((record.offset, record.body) for record in journal.read(offset - 1, 1))
         except JournalUnavailable as error:
             hint = "new shards start without some states; check the disk of the journal"
             logger.error("journal_unreadable", states=upto, reason=str(error), hint=hint)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from unittest import mock
 
 import pytest
 
 from solowire.backplane.messages import PublishedEvent
 from solowire.model.events import Delivery, Event, Priority, encode_event, name_state
-from solowire.router.log.journal import JournalUnavailable, MemoryJournal
+from solowire.router.log.journal import JournalHole, JournalUnavailable, MemoryJournal, Record
 from solowire.router.log.present_states import PresentStates
 
 
@@ -81,6 +81,21 @@ def test_what_was_not_kept_is_no_state() -> None:
     kept.states.keep_group()
     kept.journal.commit(0.0)
     assert kept.offsets() == []
+
+
+def test_a_record_that_is_missing_keeps_no_other_from_a_shard() -> None:
+    """Where the journal is damaged a new shard is given all states that are left."""
+    kept = KeptStates()
+    kept.publish("ann", [state("ann", key) for key in "abc"])
+    read = kept.journal.read
+
+    def read_damaged(after: int, limit: int) -> Sequence[Record]:
+        if after == 1:
+            raise JournalHole(after, 2)
+        return read(after, limit)
+
+    with mock.patch.object(kept.journal, "read", read_damaged):
+        assert kept.offsets() == [1, 3]
 
 
 def test_a_journal_that_cannot_be_read_gives_none() -> None:
