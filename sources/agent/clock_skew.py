@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime
-from ssl import SSLContext
 
 import httpx
 import structlog
@@ -27,10 +26,10 @@ _TIMEOUT_S = 5.0
 logger = structlog.get_logger()
 
 
-async def watch_clock(url: str, status: StatusReporter, stop: asyncio.Event, ssl: SSLContext | None = None) -> None:
+async def watch_clock(url: str, status: StatusReporter, stop: asyncio.Event) -> None:
     """Keeps `status.clock_skew_ms` up to date until `stop` is set: positive where this machine's clock is ahead."""
     warned = False
-    async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S, verify=ssl or make_context(url)) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S, verify=make_context(url)) as http:
         while not stop.is_set():
             skew = await _measure(http, url.rstrip("/") + "/healthz")
             if skew is not None:

@@ -12,7 +12,6 @@ What it keeps true:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ssl import SSLContext
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +39,7 @@ class EventOutlet:
     url, token: as for `Publisher`. server: the name of the server that the source watches.
     """
 
-    def __init__(self, url: str, token: Token, *, server: str, ssl: SSLContext | None = None) -> None:
+    def __init__(self, url: str, token: Token, *, server: str) -> None:
         self.server = server
         self.dropped_count = 0
         self.rejected_count = 0
@@ -50,7 +49,6 @@ class EventOutlet:
             token,
             buffer_events=BUFFER_EVENTS,
             on_refused=self._note_rejected,
-            ssl=ssl,
             contact=self.contact,
         )
         self._telemetry = Publisher(
@@ -60,7 +58,6 @@ class EventOutlet:
             batch=TELEMETRY_BATCH,
             linger=TELEMETRY_LINGER_S,
             on_refused=self._note_rejected,
-            ssl=ssl,
             contact=self.contact,
         )
 
@@ -74,11 +71,6 @@ class EventOutlet:
     ) -> None:
         await self._telemetry.close()
         await self._changes.close()
-
-    @property
-    def accepted_count(self) -> int:
-        """Events that are in the log."""
-        return sum(lane.stats.accepted + lane.stats.duplicates for lane in (self._changes, self._telemetry))
 
     async def publish(
         self,

@@ -21,12 +21,12 @@ class HeldFile:
     line without its end. size: the most that it was seen to have.
     """
 
-    def __init__(self, file: int, log: LogFile, status: os.stat_result, offset: int = 0, is_copy: bool = False) -> None:
+    def __init__(self, file: int, log: LogFile, status: os.stat_result, is_copy: bool = False) -> None:
         self.file = file
         self.log = log
         self.identity = (status.st_dev, status.st_ino)
         self.size = status.st_size
-        self.offset = offset
+        self.offset = 0
         self.is_copy = is_copy
         self.mark = b""
         self.partial = b""

@@ -6,7 +6,6 @@ Each has `directory` of its own. A server is ended with its block, or killed by 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -185,8 +184,3 @@ class BindServer:
         with urllib.request.urlopen(f"{self.statistics}/json/v1/zones", timeout=30) as answer:
             found: dict[str, object] = json.load(answer)
         return found
-
-
-def has_named() -> bool:
-    """Whether Debian's named is installed."""
-    return shutil.which("named") is not None or find("named") is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 
@@ -67,7 +66,6 @@ class GuardedNamed:
         self.dir = dir
         self.conf = dir / "named.conf"
         self.all_log = dir / "all.log"
-        self.bare_log = dir / "bare.log"
         self.output = dir / "named.out"
         self.port, self.control_port, self.statistics_port = (free_port() for _ in range(3))
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,8 +146,3 @@ class GuardedNamed:
         key = ["-k", str(self.dir / "rndc.key")] if is_signed else []
         text = "\n".join([f"server 127.0.0.1 {self.port}", "zone z.example", *lines, "send", ""])
         subprocess.run([nsupdate, *key], input=text, capture_output=True, text=True, timeout=30, check=False)
-
-    def fetch_statistics(self) -> bytes:
-        """The answer of the statistics channel."""
-        with urllib.request.urlopen(f"{self.statistics_url}/server", timeout=10) as answer:
-            return bytes(answer.read())

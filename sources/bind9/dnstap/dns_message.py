@@ -20,6 +20,7 @@ from solowire.sources.bind9.dnstap.dns_names import (
 )
 
 HEADER_BYTES = 12
+KEPT_NAMES = 8_192
 _HEADER = Struct("!6H")
 _TWO_SHORTS = Struct("!HH")
 _RECORD = Struct("!HHIH")  # type, class, TTL, length: what follows a record's name
@@ -49,10 +50,9 @@ class DnsQuestion(NamedTuple):
 
 
 class QuestionReader:
-    """Reads questions. names: how many are kept, so that they need not be spelled again."""
+    """Reads questions. Names are kept, up to KEPT_NAMES, so that they need not be spelled again."""
 
-    def __init__(self, names: int = 8_192) -> None:
-        self._limit = names
+    def __init__(self) -> None:
         self._names: dict[bytes, str] = {}
 
     def read_question(self, wire: bytes) -> DnsQuestion | None:
@@ -75,7 +75,7 @@ class QuestionReader:
         labels, end = read_labels(wire, HEADER_BYTES)
         name = format_name(labels)
         if end == first_nul_end:
-            if len(self._names) >= self._limit:
+            if len(self._names) >= KEPT_NAMES:
                 self._names.clear()
             self._names[wire[HEADER_BYTES:end]] = name
         return name, end

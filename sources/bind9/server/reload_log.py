@@ -39,8 +39,6 @@ _PLACE = re.compile(r"(?!none:)[^\s:]+:\d+: .+", re.DOTALL)  # a configuration f
 _BAD_WORDS = re.compile(r"\b(?:fail(?:ed|ure)|error|not found|denied|cannot|can't|could not|couldn't|unable)\b")
 _IGNORED = ("lame-servers", "query-errors", "queries", "client", "security", "network", "dnssec", "resolver")
 
-Phase = Literal["unknown", "running", "reading"]
-
 
 class ServerNews(msgspec.Struct, frozen=True, kw_only=True):
     """What a line tells of the server; None each if nothing.

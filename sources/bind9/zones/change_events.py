@@ -25,8 +25,6 @@ from solowire.sources.bind9.zones.zone_record import (
 
 BULK_CHANGES = 500
 """A step with more changes is told page by page."""
-PAGE_BYTES = 24_000
-"""Below what a gateway takes as one event, by default 32 KB, with room for what else an event says."""
 OPERATION = "zone_update"
 _ITEM_BYTES = 400
 """Of a paged change without its name and records."""
