@@ -42,13 +42,12 @@ class EventOutlet:
     def __init__(self, url: str, token: Token, *, server: str) -> None:
         self.server = server
         self.dropped_count = 0
-        self.rejected_count = 0
         self.contact = GatewayContact()  # of all lanes of the source, those of its logs too
         self._changes = Publisher(
             url,
             token,
             buffer_events=BUFFER_EVENTS,
-            on_refused=self._note_rejected,
+            on_refused=log_rejected,
             contact=self.contact,
         )
         self._telemetry = Publisher(
@@ -57,7 +56,7 @@ class EventOutlet:
             buffer_events=TELEMETRY_BUFFER_EVENTS,
             batch=TELEMETRY_BATCH,
             linger=TELEMETRY_LINGER_S,
-            on_refused=self._note_rejected,
+            on_refused=log_rejected,
             contact=self.contact,
         )
 
@@ -151,10 +150,6 @@ class EventOutlet:
 
     def _name_server(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         return data if "server" in data else {"server": self.server, **data}
-
-    def _note_rejected(self, event: dict[str, Any], problem: dict[str, object]) -> None:
-        self.rejected_count += 1
-        log_rejected(event, problem)
 
 
 def log_rejected(event: dict[str, Any], problem: dict[str, object]) -> None:

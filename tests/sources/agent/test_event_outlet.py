@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from solowire.sources.agent import event_outlet
 from solowire.sources.agent.event_outlet import EventOutlet
@@ -35,10 +36,11 @@ async def test_what_has_room_is_published_in_order_and_the_rest_is_counted(monke
     assert [event["id"] for event in gateway.log] == ["q0", "q1", "q2", "q3", "q4", "q9"]
 
 
-async def test_one_that_the_gateway_does_not_take_is_counted_and_keeps_no_other() -> None:
-    async with Gateway().running() as gateway, EventOutlet(gateway.url, "token", server="ns1") as outlet:
-        gateway.script.append(problem(400, errors=[{"index": 1, "path": "$.data", "message": "no"}]))
-        outlet.offer_many(make_events(0, 3))
-        await asyncio.wait_for(outlet.drain(), 30)
+async def test_one_that_the_gateway_does_not_take_is_said_and_keeps_no_other() -> None:
+    with capture_logs() as logs:
+        async with Gateway().running() as gateway, EventOutlet(gateway.url, "token", server="ns1") as outlet:
+            gateway.script.append(problem(400, errors=[{"index": 1, "path": "$.data", "message": "no"}]))
+            outlet.offer_many(make_events(0, 3))
+            await asyncio.wait_for(outlet.drain(), 30)
     assert [event["id"] for event in gateway.log] == ["q0", "q2"]
-    assert outlet.rejected_count == 1
+    assert [entry["id"] for entry in logs if entry["event"] == "event_rejected"] == ["q1"]
