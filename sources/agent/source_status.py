@@ -49,6 +49,11 @@ class PartStatus:
         """It broke, and is begun anew."""
         self.status, self.reason = "failed", reason
 
+    def count_offered(self, has_room: bool) -> None:
+        """Counts an event of telemetry, for which there was room or not."""
+        self.published_count += has_room
+        self.dropped_count += not has_room
+
 
 class StatusReporter:
     """The statuses of all parts of one source. kind: the source's, such as `bind9`."""

@@ -59,8 +59,7 @@ class HostPart:
                 status.set_waiting("the usage of the CPU can't be read here (/proc/stat)")
                 continue
             status.set_running()
-            await self._outlet.offer("system_metrics", {"host": self._outlet.server, **measured})
-            status.published_count += 1
+            status.count_offered(await self._outlet.offer("system_metrics", {"host": self._outlet.server, **measured}))
             await self._judge(measured)
 
     async def _measure(self, meter: HostMeter, status: PartStatus, stop: asyncio.Event) -> dict[str, Any]:

@@ -108,16 +108,14 @@ class StatisticsPart:
         self._state.version = figures.version or self._state.version
         await self._list_zones()
         self._state.measured = make_measured(before, figures, memory_bytes) | self._zones
-        await self._outlet.offer(STATUS_TYPE, self._state.make_payload())
-        status.published_count += 1
+        status.count_offered(await self._outlet.offer(STATUS_TYPE, self._state.make_payload()))
         if before is None:
             return
         if drops := max(0, figures.dnstap_dropped_count - before.dnstap_dropped_count):
             for observe_drops in self._drop_observers:
                 observe_drops(drops)
         if self._counts_queries:
-            await self._outlet.offer(FIGURES_TYPE, make_query_figures(before, figures, window_s))
-            status.published_count += 1
+            status.count_offered(await self._outlet.offer(FIGURES_TYPE, make_query_figures(before, figures, window_s)))
 
     async def _note_trouble(self, error: StatisticsError, status: PartStatus) -> None:
         """Publishes at once that the server is away, and says why once a minute."""

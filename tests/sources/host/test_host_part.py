@@ -83,6 +83,14 @@ async def test_this_machine_is_measured(tmp_path: Path) -> None:
     assert {"cpu_usage", "open_files", "uptime_s"} <= found.keys()
 
 
+async def test_what_has_no_room_counts_as_dropped() -> None:
+    """And not as published, which it is not."""
+    async with measuring(Scripted({"cpu_usage": 1.0})) as (outlet, status):
+        outlet.room = 0
+        await until(lambda: status.dropped_count >= 2)
+        assert status.published_count == 0
+
+
 def test_rates_come_with_the_second_measurement() -> None:
     """The first has nothing to compare with, and says no rate."""
     meter = HostMeter(names=[])

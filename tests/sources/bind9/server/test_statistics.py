@@ -170,6 +170,16 @@ async def test_a_real_server(tmp_path: Path) -> None:
     assert "statistics-channels" in warned[0]["hint"]
 
 
+async def test_what_has_no_room_counts_as_dropped(tmp_path: Path) -> None:
+    """And not as published, which it is not: of figures of queries, too."""
+    with GuardedNamed(tmp_path) as named:
+        async with asking(named.statistics_url) as (outlet, status):
+            outlet.room = 0
+            await until(lambda: status.dropped_count >= 5)
+            assert status.dropped_count > status.read_count
+            assert status.published_count == 0
+
+
 async def test_one_list_of_zones_is_enough_for_all_who_want_one(tmp_path: Path) -> None:
     """Who takes one that somebody else has asked for does not ask again; a new one is asked for by who wants that."""
     with GuardedNamed(tmp_path) as named:
