@@ -294,7 +294,9 @@ async def test_a_reload_puts_roles_secrets_and_limits_in_force(tmp_path: Path) -
             os.kill(pid, signal.SIGHUP)
             assert (await losing.closed())[0] == 1012  # and comes back, with what its role grants now
         waiting = f'"restart_needed": ["{config}: legacy"]'
-        await asyncio.to_thread(system.wait_until, lambda: waiting in system.output.read_text(), "what waits is named")
+        await asyncio.to_thread(  # each process has read the files, before they change again
+            system.wait_until, lambda: system.output.read_text().count(waiting) == 4, "each names what waits"
+        )
         roles.write_text("[roles.reader]\npermissions = 7\n")
         os.kill(pid, signal.SIGHUP)
         await asyncio.to_thread(
