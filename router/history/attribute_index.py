@@ -5,7 +5,8 @@
 
 A segment says of each term of its events (`index_terms`) at which of its offsets it stands. All of a segment is written
 at once, in the order of its terms, so that it costs an event little; a question looks into each segment of its range,
-which takes some microseconds, and finds the offsets together.
+which takes some microseconds, and finds the offsets together. A segment is full with so many events, or with so many
+bytes of values: nobody's values make the open one large.
 
 What it keeps true: it is made of the log and of nothing else, so a file that can't be trusted, is of another epoch or
 of another log with the same epoch is made anew. What it has covered it knows all of: between `start` and `covered`
@@ -40,6 +41,9 @@ from solowire.router.log.journal import Record
 VERSION = 1
 SEGMENT_EVENTS = 32_768
 """Less would cost a question more, more the memory of the open segment, and the time of a start. 65,536 at most."""
+
+SEGMENT_BYTES = 32 * 2**20
+"""One that takes so much in memory is sealed early, whatever values its events have: usual ones take a quarter."""
 
 MAX_VALUES = 128
 """A condition with more values than that isn't looked up: what the rest of the clause finds is judged one by one."""
@@ -140,12 +144,15 @@ class AttributeIndex:
     @property
     def room(self) -> int:
         """How many records the open segment still takes; 0 if it has to be sealed first."""
-        return self._open.start + SEGMENT_EVENTS - self.covered
+        return self._open.start + SEGMENT_EVENTS - self.covered if self._open.bytes < SEGMENT_BYTES else 0
 
     def add(self, records: Sequence[Record], upto: int) -> None:
-        """Takes what lies behind `covered` and up to `upto`: no more than `room`."""
+        """Takes what lies behind `covered` and up to `upto`, no more than `room`; less where SEGMENT_BYTES are full."""
         for offset, owner, body in records:
             self._open.add(offset, owner, body)
+            if self._open.bytes >= SEGMENT_BYTES:
+                self.covered = offset
+                return
         self.covered = upto
 
     def seal(self, last_at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from sys import getsizeof
 
 from solowire.router.history.index_terms import (
     OWNED,
@@ -18,15 +19,21 @@ from solowire.router.history.indexed_event import decode_indexed, is_of_type
 FEW_NAMES = 8
 """So many are compared with the end of each value; for more the names above each value are looked up."""
 
+EVENT_BYTES, VALUE_BYTES, LIST_BYTES, PLACE_BYTES = 32, 70, 88, 10
+"""What Python takes for the place of an event; for a value that is new, its text apart, or an attribute with its table;
+for a second place of it, which makes it a list; and for each more."""
+
 
 class OpenSegment:
     """The newest segment of the index, which still grows.
 
     start: behind which offset it begins; places are counted from there, from 0. unindexed: attributes left out.
+    bytes: what it takes, nearly.
     """
 
     def __init__(self, start: int, unindexed: frozenset[str] = frozenset()) -> None:
         self.start = start
+        self.bytes = 0
         self._unindexed = unindexed
         self._types: Places = {}
         self._values: dict[str, Places] = {}
@@ -43,23 +50,28 @@ class OpenSegment:
         if event is None:
             return
         place = offset - self.start - 1
-        _add(self._types, event.type, place)
+        size = EVENT_BYTES + _add(self._types, event.type, place)
         for name, value in event.attributes.items():
             if name in self._unindexed:
                 continue
             values = self._values.get(name)
             if values is None:
                 values = self._values[name] = {}
+                size += VALUE_BYTES + getsizeof(name)
             # As `_add`, which would cost as much again: this is done for each value of each event.
             places = values.get(value)
             if places is None:
                 values[value] = place
+                size += VALUE_BYTES + getsizeof(value)
             elif isinstance(places, int):
                 values[value] = [places, place]
+                size += LIST_BYTES
             else:
                 places.append(place)
+                size += PLACE_BYTES
         if owner is not None:
-            _add(self._owners, owner, place)
+            size += _add(self._owners, owner, place)
+        self.bytes += size
 
     def find_types(self, types: Sequence[str]) -> set[int]:
         wanted = frozenset(types)
@@ -102,14 +114,17 @@ def _join(parts: Iterable[int | list[int]]) -> set[int]:
     return joined
 
 
-def _add(known: Places, name: str, place: int) -> None:
+def _add(known: Places, name: str, place: int) -> int:
+    """Notes a place; what that takes, in bytes."""
     places = known.get(name)
     if places is None:
         known[name] = place
-    elif isinstance(places, int):
+        return VALUE_BYTES + getsizeof(name)
+    if isinstance(places, int):
         known[name] = [places, place]
-    else:
-        places.append(place)
+        return LIST_BYTES
+    places.append(place)
+    return PLACE_BYTES
 
 
 def _sort_backwards(names: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from structlog.testing import capture_logs
 
 from solowire.backplane.messages import HistoryBound, HistoryClause, HistoryRequest, HistoryResponse, PublishedEvent
 from solowire.model.condition_match import meets_conditions
-from solowire.model.events import Event, encode_event
+from solowire.model.events import Delivery, Event, Priority, encode_event
 from solowire.router.history import attribute_index, history_reader, index_terms, open_segment
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.index_terms import TERM_CHARACTERS
@@ -87,7 +88,9 @@ class InMemory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = [
-            mock.patch.multiple(attribute_index, SEGMENT_EVENTS=8, FEW_PLACES=1, MAX_PLACES=2, MAX_BROAD=3),
+            mock.patch.multiple(
+                attribute_index, SEGMENT_EVENTS=8, SEGMENT_BYTES=2000, FEW_PLACES=1, MAX_PLACES=2, MAX_BROAD=3
+            ),
             mock.patch.multiple(history_reader, READ_RECORDS=3, STEP_RECORDS=5),
             mock.patch.multiple(index_terms, SHARED_PLACES=3),
             mock.patch.multiple(open_segment, FEW_NAMES=2),
@@ -490,3 +493,50 @@ def test_an_index_that_the_log_has_left_behind_begins_anew(tmp_path: Path) -> No
         assert len(offsets(ask(reader, HistoryClause(["custom.a"])))) == 20
         reader.close()
         journal.close()
+
+
+def test_a_segment_that_takes_much_is_sealed_early(journal: SqliteJournal) -> None:
+    """A publisher with a new value for each event makes the index no larger in memory, and all is found as before."""
+    values = [f"{number}.{'x' * 60}.example" for number in range(500)]
+    with mock.patch.object(attribute_index, "SEGMENT_BYTES", 20_000):
+        publish(journal, *(event("custom.a", {"zone": value}, id=value) for value in values))
+        reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
+        largest = 0
+        while reader.follow_log():
+            assert reader._index is not None
+            largest = max(largest, reader._index._open.bytes)
+        assert largest < 20_000
+        assert reader.indexed_offset == 500
+        for number in (0, 250, 499):
+            found = ask(reader, HistoryClause(["custom.a"], [("zone", [values[number]], True)]))
+            assert offsets(found) == [number + 1]
+        reader.close()
+
+
+@pytest.mark.parametrize("length", [1, 60, 10_000])
+def test_an_open_segment_knows_what_it_takes(length: int) -> None:
+    """Its count is what Python takes for it, nearly: values of all sizes, new ones and known ones."""
+    made = [
+        encode_event(
+            Event(
+                id=f"{number}",
+                type=f"custom.t{number % 500}",
+                data=b"{}",
+                priority=Priority.normal,
+                delivery=Delivery.durable,
+                timestamp="",
+                attributes={"server": f"{number:0{length}}", "zone": f"{number // 3:0{length}}", "view": "same"},
+            )
+        )
+        for number in range(1, 2001)
+    ]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        segment = open_segment.OpenSegment(0)
+        for number, body in enumerate(made, 1):
+            segment.add(number, None, body)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.75 * taken <= segment.bytes <= 1.5 * taken
