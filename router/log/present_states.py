@@ -1,8 +1,9 @@
 """The present states, with which the log of a new shard begins: where in the journal the newest event of each is.
 
 What it keeps true: their room is shared by publishers (`shared_room`), as it is in a shard's own log, so that nobody's
-made-up states push out what others say. What has left the journal, or is damaged there, is passed over. When the router
-starts, the newest states in the journal take their places in the order of their offsets.
+made-up states push out what others say. What has left the journal, or is damaged there, is passed over; a type is said
+to lack states as long as one that found no room would be in the journal still. When the router starts, the newest
+states in the journal take their places in the order of their offsets.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class PresentStates:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._room: SharedRoom[str, int] = SharedRoom(STATES_BYTES, STATES_BYTES // STATES)
-        self._forgotten_types: set[str] = set()
+        self._forgotten: dict[str, int] = {}  # by type: the newest offset of a state that found no room
         self._group: list[tuple[int, PublishedEvent, str]] = []  # of the journal's open group
         for record in self._read_newest():
             try:
@@ -73,11 +74,13 @@ class PresentStates:
         except JournalUnavailable as error:
             hint = "new shards start without some states; check the disk of the journal"
             logger.error("journal_unreadable", states=upto, reason=str(error), hint=hint)
-        return StateSnapshot(journal.epoch, upto, events, sorted(self._forgotten_types))
+        start = journal.start_offset
+        self._forgotten = {kind: offset for kind, offset in self._forgotten.items() if offset > start}
+        return StateSnapshot(journal.epoch, upto, events, sorted(self._forgotten))
 
     def _put(self, name: str, offset: int, publisher: str, size: int) -> None:
-        for kind, _ in self._room.put(name, offset, publisher, type_of_state(name), size):
-            self._forgotten_types.add(kind)
+        for kind, gone in self._room.put(name, offset, publisher, type_of_state(name), size):
+            self._forgotten[kind] = max(gone, self._forgotten.get(kind, 0))
 
     def _read_newest(self) -> Sequence[Record]:
         try:

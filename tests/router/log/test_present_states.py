@@ -72,6 +72,17 @@ def test_no_publisher_takes_the_states_from_others(count: int, size: int) -> Non
         assert snapshot.forgotten_types == ["forwarder_health"]
 
 
+def test_a_type_lacks_states_no_longer_than_the_journal_would_have_them() -> None:
+    """What is told to be missing is what the log has and a shard is not given; it does not stay for ever."""
+    kept = KeptStates(max_events=1500)
+    for first in range(0, 4000, 1000):
+        kept.publish("eve", (state("eve", f"made-up-{n}", 8000) for n in range(first, first + 1000)))
+    assert kept.states.make_snapshot(kept.journal.last_offset).forgotten_types == ["forwarder_health"]
+    for first in range(0, 2000, 500):
+        kept.publish("ann", [PublishedEvent(f"durable-{first + n}", None, b"x") for n in range(500)])
+    assert kept.states.make_snapshot(kept.journal.last_offset).forgotten_types == []
+
+
 def test_what_was_not_kept_is_no_state() -> None:
     """A group that the journal could not keep is forgotten here too."""
     kept = KeptStates()
