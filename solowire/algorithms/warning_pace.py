@@ -1,4 +1,7 @@
-"""Pace of warnings about one thing: which of many are told, so that what goes on is seen and doesn't drown all else.
+"""Pace of log lines about one thing: which of many are told, so that what goes on is seen and doesn't drown all else.
+
+Whoever paces lines in the log does it by this: the first of a kind at once, then one a period. `LogSampler` adds the
+counts of those between, for what comes in numbers.
 
 Pure: the time, in seconds, is an argument.
 """
@@ -6,6 +9,7 @@ Pure: the time, in seconds, is an argument.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 
 REPEAT_WARNING_S = 60.0
 
@@ -16,25 +20,32 @@ _NUMBER = re.compile(r"\d+")
 
 
 class WarningPace:
-    """Which of many warnings are told: one that says something new, and one a minute of what goes on.
+    """Which of many lines are told: one that says something new, and one in `repeat_s` seconds of what goes on.
 
-    Reasons that take turns, as those of two servers behind one address do, are no news, nor are numbers that count.
+    Reasons that take turns, as those of two servers behind one address do, are no news, nor are numbers that count,
+    unless `parts_numbers`. Of `most` reasons it is known when they were told, those of the newest.
     """
 
-    def __init__(self) -> None:
-        self._warned_at: dict[str, float] = {}  # by text, the oldest first; of MAX_REASONS at most
+    def __init__(
+        self, repeat_s: float = REPEAT_WARNING_S, most: int = MAX_REASONS, *, parts_numbers: bool = False
+    ) -> None:
+        self._repeat_s = repeat_s
+        self._most = most
+        self._parts_numbers = parts_numbers
+        self._due_at: OrderedDict[str, float] = OrderedDict()  # by reason, the one that was told longest ago first
 
-    def is_due(self, text: str, now: float) -> bool:
-        """Whether to tell it. now: seconds, monotonic."""
-        text = _NUMBER.sub("0", text)
-        if now - self._warned_at.get(text, float("-inf")) < REPEAT_WARNING_S:
+    def is_due(self, reason: str, now: float) -> bool:
+        """Whether to tell it now: whoever asks does. now: seconds, monotonic."""
+        if not self._parts_numbers:
+            reason = _NUMBER.sub("0", reason)
+        if now < self._due_at.get(reason, float("-inf")):
             return False
-        self._warned_at.pop(text, None)
-        self._warned_at[text] = now
-        if len(self._warned_at) > MAX_REASONS:
-            del self._warned_at[next(iter(self._warned_at))]
+        self._due_at[reason] = now + self._repeat_s
+        self._due_at.move_to_end(reason)
+        if len(self._due_at) > self._most:
+            self._due_at.popitem(last=False)
         return True
 
     def reset(self) -> None:
         """It works again."""
-        self._warned_at.clear()
+        self._due_at.clear()

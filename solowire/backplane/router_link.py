@@ -16,6 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import (
     Heartbeat,
@@ -35,7 +36,6 @@ logger = structlog.get_logger("solowire.link")
 
 SAY_AFTER_SECONDS = 5.0
 """A router that is away for so long is said: longer than it takes to start all processes, or the router again."""
-SAY_AGAIN_SECONDS = 60.0
 
 
 class RouterLink:
@@ -66,7 +66,8 @@ class RouterLink:
         self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later)
         self._address = address
         self._away_since: float | None = self._loop.time()
-        self._warned_at: float | None = None  # since it is away
+        self._absence = WarningPace()
+        self._was_said = False  # since it is away
         self._last_heard_at = float("-inf")
         self._known_ring = ("", -1)  # epoch and version, as told last
         self.dropped_count = 0
@@ -112,16 +113,15 @@ class RouterLink:
 
     def _report_absence(self, now: float) -> None:
         if self.is_router_alive:
-            if self._warned_at is not None:
+            if self._was_said:
                 logger.info("router_connected", address=self._address)
-            self._away_since = self._warned_at = None
+                self._absence.reset()
+            self._away_since, self._was_said = None, False
             return
         if self._away_since is None:
             self._away_since = now
-        if now - self._away_since >= SAY_AFTER_SECONDS and (
-            self._warned_at is None or now - self._warned_at >= SAY_AGAIN_SECONDS
-        ):
-            self._warned_at = now
+        if now - self._away_since >= SAY_AFTER_SECONDS and self._absence.is_due("away", now):
+            self._was_said = True
             logger.warning(
                 "router_unreachable",
                 address=self._address,

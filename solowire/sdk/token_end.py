@@ -1,7 +1,8 @@
 """End of a fixed token: when to tell of it, so that there is another one in time.
 
-What it keeps true: of one token a process tells once at a time, however many publishers show it. It is read and not
-verified, which is the server's business; one that doesn't say when it ends is not told of.
+What it keeps true: of one token a process tells once at a time, however many publishers show it, and for that it
+remembers its hash alone. It is read and not verified, which is the server's business; one that doesn't say when it ends
+is not told of.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
+from hashlib import blake2b
 
 import msgspec
 
@@ -28,7 +30,9 @@ WAY_OUT = (
     "--token-file"
 )
 
-_told = WarningPace()
+MAX_TOKENS = 1000
+
+_told = WarningPace(most=MAX_TOKENS, parts_numbers=True)
 
 
 class _Claims(msgspec.Struct):
@@ -68,7 +72,7 @@ class TokenEndWatch:
     """Tells of the end of a token by and by. tell: called with a sentence."""
 
     def __init__(self, token: str, tell: Callable[[str], object]) -> None:
-        self._token = token
+        self._name = blake2b(token.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         self._tell = tell
         self._end = read_token_end(token)
         self._notices: list[float] = []
@@ -96,6 +100,6 @@ class TokenEndWatch:
             self._notices.pop(0)
             is_due = True
         left = 0.0 if self._end is None else self._end - now
-        if is_due and left > 0 and _told.is_due(self._token, time.monotonic()):
+        if is_due and left > 0 and _told.is_due(self._name, time.monotonic()):
             self._tell(f"the token ends in {describe_left(left)}, and nothing goes on with it then: {WAY_OUT}")
         self._schedule()

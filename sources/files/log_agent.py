@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import BufferFull, ConfigError, PublishRefused
-from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.files.acknowledgements import Acknowledgements
 from solowire.sources.files.checkpoint import Checkpoint, CheckpointStore, name_log
@@ -156,7 +156,7 @@ class _LogAgent:
         self.status = status
         self.condition = LogCondition(follower.path, server, self.clock, interpreter.kind)
         self.saved_place: Place | None = None
-        self.trouble = Reminder(self.clock)
+        self.trouble = WarningPace()
         self.has_ended = asyncio.Event()
         self.lines = 0
         self.events = 0
@@ -329,7 +329,7 @@ class _LogAgent:
         try:
             await asyncio.to_thread(self.store.save, checkpoint)
         except (OSError, ConfigError) as error:
-            if self.trouble.is_due():
+            if self.trouble.is_due("", self.clock()):
                 logger.warning(
                     "checkpoint_write_failed",
                     server=self.server,

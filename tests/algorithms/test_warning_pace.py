@@ -21,3 +21,12 @@ def test_reasons_that_take_turns_or_count_are_no_news() -> None:
     assert sum(turns) == 4
     assert sum(pace.is_due(f"its nbf is {90 - n} s ahead", n) for n in range(60)) == 1
     assert all(pace.is_due("x" * n, 0) for n in range(1, 1000))
+
+
+def test_of_many_kinds_the_newest_are_known() -> None:
+    """Users are named once an hour, each for itself, whatever digits their names have; who came first is forgotten."""
+    pace = WarningPace(3600.0, 3, parts_numbers=True)
+    assert [pace.is_due(f"user-{n}", 0.0) for n in (1, 2, 3, 3)] == [True, True, True, False]
+    assert pace.is_due("user-4", 1.0)
+    assert [pace.is_due(name, 2.0) for name in ("user-2", "user-1")] == [False, True]
+    assert pace.is_due("user-4", 3601.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.backplane import messages as backplane
 from solowire.backplane import router_link
 from solowire.backplane.messages import (
@@ -121,7 +123,7 @@ async def test_it_finds_a_router_that_comes_later(talk: Talk) -> None:
 async def test_a_router_that_is_away_is_said(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody listens, the log says so, with the address: soon, again and again, and once when that is over."""
     monkeypatch.setattr(router_link, "SAY_AFTER_SECONDS", 0.1)
-    monkeypatch.setattr(router_link, "SAY_AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(router_link, "WarningPace", partial(WarningPace, 0.3))
     talk.answering = True
     with capture_logs() as lines:
         link = talk.start_link()

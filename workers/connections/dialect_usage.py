@@ -6,20 +6,22 @@ clients can't make it grow. A user is named in the log once an hour; of REMEMBER
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
+
+from solowire.algorithms.warning_pace import WarningPace
 
 AGAIN_SECONDS = 3600.0
 REMEMBERED = 10_000
 
 
 class DialectUsage:
-    """Counts it. paths, messages, agents: totals."""
+    """Counts it. paths, messages, agents: totals. naming: of which users the log says that they use one."""
 
     def __init__(self) -> None:
         self.paths: Counter[str] = Counter()
         self.messages: Counter[str] = Counter()
         self.agents: Counter[str] = Counter()
-        self._warned_at: OrderedDict[str, float] = OrderedDict()
+        self.naming = WarningPace(AGAIN_SECONDS, REMEMBERED, parts_numbers=True)
 
     def count_connection(self, pattern: str, agent: str) -> None:
         self.paths[pattern] += 1
@@ -27,17 +29,6 @@ class DialectUsage:
 
     def count_message(self, label: str) -> None:
         self.messages[label] += 1
-
-    def is_news(self, user: str, now: float) -> bool:
-        """Whether the log should name the user: the first time, and again after an hour."""
-        warned_at = self._warned_at.get(user)
-        if warned_at is not None and now - warned_at < AGAIN_SECONDS:
-            return False
-        self._warned_at[user] = now
-        self._warned_at.move_to_end(user)
-        if len(self._warned_at) > REMEMBERED:
-            self._warned_at.popitem(last=False)
-        return True
 
     def as_totals(self) -> dict[str, int]:
         """All of it in one table: `path …`, `message …`, `agent …`."""

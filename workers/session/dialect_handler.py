@@ -246,7 +246,7 @@ class DialectHandler:
     def _note_use(self, connection: Connection, client: DialectClient, now: float) -> None:
         user = connection.identity.user
         self.usage.count_connection(client.path.pattern, client.agent)
-        if self.usage.is_news(user, now):
+        if self.usage.naming.is_due(user, now):
             (logger.warning if self._warns else logger.info)(
                 "deprecated",
                 user=user,

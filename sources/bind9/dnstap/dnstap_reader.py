@@ -13,9 +13,9 @@ from typing import cast
 
 import structlog
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import DnstapError
 from solowire.sources.agent.event_outlet import EventOutlet
-from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.dnstap.frame_stream import FrameStream, StreamState
 from solowire.sources.bind9.dnstap.query_tap import QueryTap
@@ -47,7 +47,7 @@ class DnstapReader:
         self._server_dropped_count = 0
         self._said_losses = (0, 0, 0)
         self._report_at = self._clock() + REPORT_S
-        self._obstacle = Reminder(self._clock)
+        self._obstacle = WarningPace()
 
     @property
     def is_connected(self) -> bool:
@@ -110,7 +110,7 @@ class DnstapReader:
 
     def _wait_for(self, reason: str, hint: str) -> None:
         self._status.set_waiting(reason)
-        if self._obstacle.is_due(reason):
+        if self._obstacle.is_due(reason, self._clock()):
             logger.warning("dnstap_waiting", server=self._outlet.server, reason=reason, hint=hint)
 
     # ------------------------------------------------------------------------------------------ connections
@@ -125,7 +125,7 @@ class DnstapReader:
     def note_streaming(self) -> None:
         """A server begins to tell of its queries."""
         self._status.set_running()
-        self._obstacle.clear()
+        self._obstacle.reset()
         logger.info("dnstap_connected", server=self._outlet.server, path=str(self._path))
 
     def note_closed(self, connection: DnstapConnection) -> None:

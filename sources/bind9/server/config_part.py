@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConfigError
 from solowire.sources.agent.event_outlet import EventOutlet
-from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server.config_files import (
     ConfigFiles,
@@ -72,7 +72,7 @@ class ConfigPart:
         self._history: ConfigHistory | None = None
         self._is_seen = False  # the files as they are have been read by BIND
         self._changed: set[str] = set()  # files, since a change was told
-        self._trouble = Reminder()
+        self._trouble = WarningPace()
 
     def observe_outcome(self, success: bool, errors: Sequence[str]) -> None:
         """A reload has ended, says the log."""
@@ -151,7 +151,7 @@ class ConfigPart:
                 snapshot = ConfigSnapshot(digest=digest_text(text), text=text)
             self._is_seen = True
             status.set_running()
-            self._trouble.clear()
+            self._trouble.reset()
             status.read_count += before != now
             await self._look(snapshot, status)
             return
@@ -175,7 +175,7 @@ class ConfigPart:
 
     def _warn(self, status: PartStatus, reason: str, hint: str) -> None:
         """Says at once, and every minute, what stands in the way."""
-        if self._trouble.is_due(reason):
+        if self._trouble.is_due(reason, time.monotonic()):
             logger.warning("configuration_unreadable", path=str(self._path), reason=reason, hint=hint)
         status.set_waiting(reason)
 

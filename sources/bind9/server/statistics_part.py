@@ -13,9 +13,9 @@ from typing import Any
 
 import structlog
 
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import StatisticsError
 from solowire.sources.agent.event_outlet import EventOutlet
-from solowire.sources.agent.reminder import Reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.agent.stop_wait import wait_for_stop
 from solowire.sources.bind9.server.bind_state import BindState
@@ -75,7 +75,7 @@ class StatisticsPart:
         self._list_at = 0.0
         self._zones: dict[str, Any] = {}
         self._serials: dict[str, int] = {}
-        self._trouble = Reminder()
+        self._trouble = WarningPace()
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until `stop` is set. Raises PublishRefused."""
@@ -95,7 +95,7 @@ class StatisticsPart:
         asked_at = time.monotonic()
         memory_bytes = parse_memory(await self._channel.fetch("mem"))
         status.set_running()
-        self._trouble.clear()
+        self._trouble.reset()
         status.read_count += 1
         before = self._before
         if before is not None and is_restarted(before, figures):
@@ -125,7 +125,7 @@ class StatisticsPart:
         self._before = None
         self._zones = {}
         self._list_at = 0.0
-        if self._trouble.is_due():
+        if self._trouble.is_due("", time.monotonic()):
             logger.warning("statistics_unavailable", url=self._channel.url, reason=str(error), hint=WAY_OUT)
         status.set_waiting(f"{self._channel.url}: {error}")
 

@@ -9,14 +9,15 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from bench.dnstap_frames import CONTENT_TYPE, READY, DnstapSender, make_control, make_frame, make_query, make_response
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConfigError, PublishRefused
-from solowire.sources.agent import reminder
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.dnstap import dnstap_part, dnstap_reader
 from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
@@ -204,7 +205,7 @@ async def test_a_directory_without_rights_is_said_with_its_path_and_used_when_it
 async def test_a_directory_that_is_missing_is_said_at_once_and_then_once_a_minute(
     path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reminder, "REMIND_S", 0.2)
+    monkeypatch.setattr(dnstap_reader, "WarningPace", partial(WarningPace, 0.2))
     beneath = path.parent / "run" / "dnstap.sock"
     with capture_logs() as logs:
         async with running(beneath) as part:
