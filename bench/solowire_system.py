@@ -45,24 +45,39 @@ LIMITS: Settings = {
     "LIMITS__CONNECT__BURST": 100_000,
 }
 """Limits are for operators; what is measured here is what stands behind them. All else is as it is by default."""
-NO_PUBLISH_LIMIT: Settings = {"PUBLISH__RATE": 1_000_000, "PUBLISH__BURST": 1_000_000}
+NO_PUBLISH_LIMIT: Settings = {
+    "PUBLISH__RATE": 1_000_000,
+    "PUBLISH__BURST": 1_000_000,
+    "PUBLISH__BYTES_PER_S": 10**9,
+    "PUBLISH__BURST_BYTES": 10**9,
+    "PUBLISH__CRITICAL_RATE": 1_000_000,
+    "PUBLISH__CRITICAL_BURST": 1_000_000,
+}
+NEWER = frozenset(name for name in NO_PUBLISH_LIMIT if "BYTES" in name or "CRITICAL" in name)
+"""Settings that older revisions refuse: they are left out where the revision's documentation does not know them."""
 ROLES = ("shard", "router", "gateway", "up")
 FORMER_NAMES = {to.upper().replace(".", "__"): name.upper() for name, to in RENAMED.items()}
 """What revisions whose settings stood in one flat list called them."""
 
 
 @cache
+def _read_settings_page() -> str:
+    """What the revision under test documents."""
+    page = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT) / "docs" / "settings.md"
+    return page.read_text() if page.exists() else ""
+
+
 def _has_flat_settings() -> bool:
     """Whether the revision under test is one of these: its documentation does not know the others."""
-    page = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT) / "docs" / "settings.md"
-    return not page.exists() or "LIMITS__MAX_CONNECTIONS" not in page.read_text()
+    return "LIMITS__MAX_CONNECTIONS" not in _read_settings_page()
 
 
 def make_environment(settings: Settings) -> dict[str, str]:
     """Ours without any setting of Solowire's but these, as the revision under test calls them."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SOLOWIRE_")}
     names = FORMER_NAMES if _has_flat_settings() else {}
-    return ours | {f"SOLOWIRE_{names.get(name, name)}": str(value) for name, value in settings.items()}
+    known = {n: value for n, value in settings.items() if n not in NEWER or f"SOLOWIRE_{n}`" in _read_settings_page()}
+    return ours | {f"SOLOWIRE_{names.get(name, name)}": str(value) for name, value in known.items()}
 
 
 def start_role(data: Path, settings: Settings, *words: str) -> subprocess.Popen[bytes]:

@@ -286,11 +286,15 @@ class RouterClient:
         """
         self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
-        self.publish_limiter.check(identity.user, weight, now, read_weight=weight - len(events))
+        limiter, user = self.publish_limiter, identity.user
+        limiter.check(user, weight, now, read_weight=weight - len(events))
         wire = [PublishedEvent(event.id, event.user, encode_event(event), _state_name(event)) for event in events]
+        size = sum(len(event.body) for event in wire)
+        limiter.check_bytes(user, size, now)
         request = next(self._requests)
-        self._send_request(request, PublishRequest(request, wire, identity.user))
-        self.publish_limiter.charge(identity.user, weight, now)  # not before: what could not be sent costs nothing
+        self._send_request(request, PublishRequest(request, wire, user))
+        limiter.charge(user, weight, now)  # not before: what could not be sent costs nothing
+        limiter.charge_bytes(user, size, now)
         self.publish_limiter.mark_sent(room, request, now)
         return request
 
@@ -302,7 +306,8 @@ class RouterClient:
         """Returns when the events are in the log. Raises RequestRejected."""
         answer = await self._wait_for_answer(request)
         if isinstance(answer, PublishNack):
-            raise RequestRejected(503, answer.code, answer.message, AGAIN, answer.retry_after)
+            status = 429 if answer.code == "publish_rate_limited" else 503
+            raise RequestRejected(status, answer.code, answer.message, AGAIN, answer.retry_after)
         published: PublishAck = answer
         return published
 

@@ -189,6 +189,11 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
                 "too_slow": limiter.slow_count,
             },
         )
+        yield (
+            "publish_demoted_events_total",
+            "Critical events taken as high because of their publisher's rate.",
+            events_endpoint.criticals.demoted_count,
+        )
         yield "publish_available", "Whether events can be published now, 1 or 0.", float(gateway.can_publish)
         yield "auth_failures_total", "Tokens that failed verification.", gateway.auth_failures
         yield "auth_delayed_responses", "Responses to failed tokens being delayed.", gateway.delayed_responses

@@ -23,6 +23,7 @@ import structlog
 
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.log_sampler import LogSampler
+from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.backplane.messages import (
     VERSION,
     Diagnose,
@@ -72,7 +73,7 @@ from solowire.router.log.backpressure import (
 from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.known_ids import AppendResult
 from solowire.router.log.present_states import PresentStates
-from solowire.router.log.publisher_load import EVENT_BYTES, PublisherLoad
+from solowire.router.log.publisher_load import EVENT_BYTES, MAX_PUBLISHERS, PublisherLoad
 from solowire.router.log.replay_queue import ReplayQueue
 from solowire.router.log.shard_cursor import ShardCursor
 from solowire.router.membership import Membership
@@ -94,6 +95,9 @@ MAX_DELAYED_ANSWERS = 10_000
 """Answers that are held back; beyond it the oldest leaves early. Gateways have a bound of their own, far below."""
 EVALUATE_SECONDS = 0.05
 """How old the last look at the shards' lag may be."""
+
+BYTES_SLACK_SECONDS = 1.0
+"""So much more of a publisher's rate in bytes may come at once than one gateway lets through: it comes in heaps."""
 
 UNAVAILABLE_SECONDS = 1.0
 """When a publisher is to try again whose events the journal could not keep."""
@@ -165,6 +169,8 @@ class Router:
         self._stopwatch = stopwatch
         self.replays = ReplayQueue(journal, send, self._is_caught_up, stopwatch)
         self._publish_settings = publish = publish or PublishSettings()
+        burst = publish.burst_bytes + BYTES_SLACK_SECONDS * publish.bytes_per_s
+        self._byte_buckets = BucketTable(Rate(publish.bytes_per_s, burst), MAX_PUBLISHERS)
         self._offset_times = OffsetTimeIndex(publish.lag_hard_s)
         self._last_commit_s = 0.0
         self._usual_commit_s = 0.0  # the shorter of the last two: one that was long says nothing of the next
@@ -239,9 +245,17 @@ class Router:
             reason = "a shard or the journal can't follow: it is SOLOWIRE_PUBLISH__LAG_HARD_S or more behind"
             self._send(peer, PublishNack(message.request, "overloaded", reason, retry_after))
             return
+        size = sum(len(event.body) for event in message.events)
+        if wait := self._byte_buckets.wait_seconds(message.publisher, now, size):
+            self.publish_rejections["publish_rate_limited"] += 1
+            limit = self._publish_settings.bytes_per_s / 2**20
+            reason = f"the log takes {limit:.3g} MiB of events a second from one publisher, over all gateways"
+            self._send(peer, PublishNack(message.request, "publish_rate_limited", reason, wait))
+            return
+        self._byte_buckets.charge_tokens(message.publisher, now, size)
         appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
         self._states.note(message.events, appended, message.publisher)
-        self._publisher_load.add(message.publisher, sum(EVENT_BYTES + len(event.body) for event in message.events), now)
+        self._publisher_load.add(message.publisher, EVENT_BYTES * len(message.events) + size, now)
         self._unanswered.append((peer, message.request, appended, is_heavy))
         if self.journal.pending_count >= (GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
             self._commit(now)

@@ -24,12 +24,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from solowire.algorithms.log_sampler import LogSampler
 from solowire.auth.tokens import parse_bearer
 from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.audit_events import GatewayAudit, count_types
 from solowire.gateway.http.responses import JSON_HEADERS, Receive, Scope, exception_to_response, send_response
 from solowire.gateway.publish.body_deadline import BodyDeadline, BodyPace
 from solowire.gateway.publish.content_encoding import STEP_BYTES, decode_steps, join_encodings
+from solowire.gateway.publish.critical_limiter import CriticalLimiter
 from solowire.gateway.publish.event_parser import EventParser
 from solowire.gateway.publish.event_weight import weigh_event
 from solowire.gateway.publish.parser_turns import ParserTurns
@@ -54,14 +56,18 @@ BODY_SECONDS = 60.0
 _encode = msgspec.json.Encoder().encode
 
 
-class EventsAccepted(msgspec.Struct):
-    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
+class EventsAccepted(msgspec.Struct, omit_defaults=True):
+    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had.
+
+    demoted: of these so many were critical and are `high`, since one publisher may send only so many critical ones.
+    """
 
     epoch: str
     first_offset: int
     last_offset: int
     accepted: int
     duplicates: int
+    demoted: int = 0
 
 
 class EventsEndpoint:
@@ -73,12 +79,19 @@ class EventsEndpoint:
         self._max_bytes = settings.publish.max_request_bytes
         self._pace = make_body_pace(settings.publish)
         self._turns = ParserTurns(time.monotonic)
+        loop = asyncio.get_running_loop()
+        self._sampler = LogSampler(logger, loop.time, loop.call_later)
+        self.criticals = CriticalLimiter(settings.publish, self._report_demoted)
         self._parser = EventParser(
             gateway.tokens.domain.catalog,
             _event_id,
             max_events=settings.publish.max_request_events,
             max_bytes=settings.publish.max_event_bytes,
         )
+
+    def _report_demoted(self, user: str, count: int) -> None:
+        hint = "they are taken as high: an operator raises SOLOWIRE_PUBLISH__CRITICAL_RATE"
+        self._sampler.write("warning", "critical_events_demoted", user=user, events=count, hint=hint)
 
     @staticmethod
     def can_handle(scope: Scope) -> bool:
@@ -105,7 +118,7 @@ class EventsEndpoint:
             identity = await gateway.identify(parse_bearer(_text(headers, b"authorization")), address)
             gateway.need_publisher(identity)
             room = gateway.reserve_publish(identity)
-            number, types = await self._forward_events(headers, receive, identity, room)
+            number, types, demoted = await self._forward_events(headers, receive, identity, room)
             done = await gateway.wait_for_ack(number)
         except RequestError as error:
             self._audit.record_rejection("publish", error, address, identity)
@@ -122,12 +135,16 @@ class EventsEndpoint:
             max(done.offsets),
             len(done.offsets) - len(done.duplicates),
             len(done.duplicates),
+            demoted,
         )
 
     async def _forward_events(
         self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Reservation
-    ) -> tuple[int, dict[str, int]]:
-        """Reads the request and sends it on; its number, and how many of which types. The events are not kept."""
+    ) -> tuple[int, dict[str, int], int]:
+        """Reads the request and sends it on; its number, how many of which types, and how many are critical no more.
+
+        The events are not kept.
+        """
         body = await self._read_body(headers, receive, room)
         if b"content-encoding" in headers:
             body = await self._decode(body, _text(headers, b"content-encoding"), identity, room)
@@ -151,7 +168,8 @@ class EventsEndpoint:
             raise
         if room.is_evicted:
             raise self._gateway.publish_limiter.reject_slow(room)
-        return self._gateway.send_events(identity, events, weight, room), count_types(events)
+        demoted = self.criticals.demote_excess(identity.user, events, asyncio.get_running_loop().time())
+        return self._gateway.send_events(identity, events, weight, room), count_types(events), demoted
 
     async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Reservation) -> bytes:
         """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.

@@ -15,8 +15,9 @@ hold any, be it places or bytes. A publisher's share is an equal part of all, wh
   all. Its only request may be as large as any that there is room for.
 So whoever sends many requests a byte at a time stops its own publishing and nobody else's, under however many names.
 
-A publisher over its own rate is refused with 429 `publish_rate_limited`. Of publishers the MAX_PUBLISHERS that were
-heard last are known; who is forgotten begins with a full bucket.
+A publisher over its own rate, in events or in bytes of the log, is refused with 429 `publish_rate_limited`. Of
+publishers the MAX_PUBLISHERS that were heard last are known; who is forgotten begins with a full bucket. Over several
+gateways the router keeps to the rate in bytes, since what one publisher writes takes the log from others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
 _RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH__RATE"
+RAISE_BYTES = "an operator raises SOLOWIRE_PUBLISH__BYTES_PER_S"
 _RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH__MAX_HELD_REQUESTS and SOLOWIRE_PUBLISH__MAX_HELD_BYTES"
 _RESERVE = 4
 """One part in so many of all room is for those who have less than their share."""
@@ -89,11 +91,14 @@ class PublishLimiter:
         self._lost_after_s = settings.timeout_s * 2
         self._rate = settings.rate
         self._buckets = BucketTable(Rate(settings.rate, settings.burst), MAX_PUBLISHERS)
+        self._bytes_per_s = settings.bytes_per_s
+        self._byte_buckets = BucketTable(Rate(settings.bytes_per_s, settings.burst_bytes), MAX_PUBLISHERS)
         self._under_way: dict[int, tuple[float, Reservation]] = {}  # in the order in which they were sent
 
     def reserve(self, user: str, now: float) -> Reservation:
         """Room for a request of `user`, before it is read. Raises RequestRejected."""
         self.check(user, 0, now)
+        self.check_bytes(user, 0, now)
         if self._oldest_age(now) > self._max_age_s:
             raise self._make_overloaded()
         share = self._usage_by_user.get(user)
@@ -158,6 +163,17 @@ class PublishLimiter:
     def charge(self, user: str, weight: int, now: float) -> None:
         """The publisher has sent events of that weight, which `check` allowed."""
         self._buckets.charge_tokens(user, now, weight)
+
+    def check_bytes(self, user: str, size: int, now: float) -> None:
+        """Whether the log may take so many bytes more of the publisher now; as `check`."""
+        wait = self._byte_buckets.wait_seconds(user, now, size)
+        if wait:
+            self.rate_limited_count += 1
+            raise reject_bytes(self._bytes_per_s, wait)
+
+    def charge_bytes(self, user: str, size: int, now: float) -> None:
+        """The publisher has sent so many bytes, which `check_bytes` allowed."""
+        self._byte_buckets.charge_tokens(user, now, size)
 
     def mark_sent(self, room: Reservation, number: int, now: float) -> None:
         """The request is under way to the router, as `number`, which grows."""
@@ -240,6 +256,12 @@ class PublishLimiter:
     def _make_overloaded(self, message: str = "more is under way to the log than it can take") -> RequestRejected:
         self.overload_count += 1
         return RequestRejected(503, "overloaded", message, f"{AGAIN}; {_RAISE_ROOM}", RETRY_SECONDS)
+
+
+def reject_bytes(bytes_per_s: float, wait: float) -> RequestRejected:
+    """The answer to one who has sent more bytes than that to the log. wait: seconds."""
+    message = f"the log takes {bytes_per_s / 2**20:.3g} MiB of events a second from one publisher"
+    return RequestRejected(429, "publish_rate_limited", message, f"{AGAIN}; {RAISE_BYTES}", wait)
 
 
 def _is_too_much(wanted: int, together: int, most: int) -> bool:

@@ -21,9 +21,9 @@ def former(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "docs").mkdir()
         (tmp_path / "docs" / "settings.md").write_text("| `SOLOWIRE_MAX_CONNECTIONS` |\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    solowire_system._has_flat_settings.cache_clear()
+    solowire_system._read_settings_page.cache_clear()
     yield
-    solowire_system._has_flat_settings.cache_clear()
+    solowire_system._read_settings_page.cache_clear()
 
 
 def given(settings: Mapping[str, object]) -> dict[str, str]:

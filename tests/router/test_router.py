@@ -78,10 +78,10 @@ class Bus:
 class World:
     """A router, its bus and a clock that only this test turns."""
 
-    def __init__(self, max_events: int = 1000) -> None:
+    def __init__(self, max_events: int = 1000, publish: PublishSettings | None = None) -> None:
         self.bus = Bus()
         journal = MemoryJournal("epoch-1", max_events=max_events, max_bytes=10**9, window=60.0)
-        self.router = Router(journal, self.bus.send)
+        self.router = Router(journal, self.bus.send, publish=publish)
         self.now = 100.0
         self._ids = iter(range(10**6))
 
@@ -125,6 +125,24 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_a_publisher_has_one_rate_in_bytes_over_all_gateways() -> None:
+    """Each gateway lets through the rate; together they may not, and others are not refused for it."""
+    world = World(publish=PublishSettings(bytes_per_s=1000.0, burst_bytes=9000.0))
+    world.gateway(b"gateway-a")
+    world.gateway(b"gateway-b")
+    world.publish(None, request=1, size=8000, publisher="eve")
+    world.publish(None, request=2, size=8000, publisher="eve", peer=b"gateway-b")
+    world.publish(None, request=3, size=8000, publisher="ann", peer=b"gateway-b")
+    [refused] = world.bus.take(b"gateway-b", PublishNack)
+    assert (refused.request, refused.code) == (2, "publish_rate_limited")
+    assert refused.retry_after == pytest.approx(6.0)
+    assert [ack.request for ack in world.bus.take(b"gateway-b", PublishAck)] == [3]
+    assert world.router.publish_rejections["publish_rate_limited"] == 1
+    world.now += 6.01
+    world.publish(None, request=4, size=8000, publisher="eve", peer=b"gateway-b")
+    assert [ack.request for ack in world.bus.take(b"gateway-b", PublishAck)] == [4]
 
 
 def test_a_heartbeat_of_a_stranger_is_asked_who_it_is(world: World) -> None:

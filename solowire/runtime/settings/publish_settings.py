@@ -21,6 +21,22 @@ class PublishSettings(Section):
         description="events per second from one publisher, at each gateway; one of more than 1 KB counts as several",
     )
     burst: float = Field(40_000.0, ge=1, le=1e9, description="events that one publisher may send at once")
+    bytes_per_s: float = Field(
+        12.0 * 2**20,
+        gt=0,
+        le=1e12,
+        description="what the log takes per second from one publisher, over all gateways: its events as they are kept",
+    )
+    burst_bytes: float = Field(32.0 * 2**20, ge=1, le=1e12, description="bytes that one publisher may send at once")
+    critical_rate: float = Field(
+        50.0,
+        gt=0,
+        le=1e9,
+        description="events per second of priority critical from one publisher, at each gateway; those beyond are high",
+    )
+    critical_burst: float = Field(
+        500.0, ge=1, le=1e9, description="critical events that one publisher may send at once"
+    )
     max_held_requests: int = Field(1_000, ge=1, le=10**6, description="publish requests that a gateway holds at a time")
     max_held_bytes: int = Field(32 * 2**20, ge=2**16, le=2**40, description="their size together")
     min_body_bytes_per_s: float = Field(

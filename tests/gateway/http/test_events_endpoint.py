@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import Heartbeat, Join, PublishAck, PublishRequest, RingState, ShardAddress
@@ -26,6 +28,7 @@ from solowire.gateway.http.events_endpoint import DISCARDED_BYTES, EventsEndpoin
 from solowire.gateway.publish.publish_limiter import PublishLimiter
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import ROLES
+from solowire.model.events import Priority, decode_event
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.publish_settings import PublishSettings
 from tests.support.factories import change
@@ -113,6 +116,7 @@ class House:
             )
         )
         self.published = 0
+        self.priorities: list[Priority] = []
         self.audited: list[tuple[str, str]] = []
         self._hub = RouterSocket(address, self._hear)
         trail = GatewayAudit(self._note)
@@ -139,6 +143,7 @@ class House:
             answer: Any = RingState("epoch", 1, 0, [ShardAddress(0, "127.0.0.1", 1, "boot")])
         elif isinstance(message, PublishRequest):
             self.published += len(message.events)
+            self.priorities += (decode_event(event.body).priority for event in message.events)
             answer = PublishAck(message.request, "epoch", list(range(1, 1 + len(message.events))), [])
         else:
             return
@@ -453,6 +458,32 @@ async def test_events_of_many_values_are_paid_for_by_them(house: House) -> None:
     assert (told[0], told[-1]) == ((200, ""), (429, "publish_rate_limited"))
     assert house.published < 7
     assert await house.answers(Client(house.token("bob"), EVENTS).ends()) == (200, "")
+
+
+async def test_large_events_are_paid_for_by_their_bytes(house: House) -> None:
+    """What the log keeps of an event counts, whatever the events are few; others are not kept from publishing."""
+    house.intake._byte_buckets = BucketTable(Rate(1000.0, 90_000.0), 10)
+    plain = b'{"type":"custom.x","data":{"text":"' + b"x" * 30_000 + b'"}}'
+    told = [await house.answers(Client(house.token("ann"), [plain]).ends()) for _ in range(4)]
+    assert told == [(200, ""), (200, ""), (429, "publish_rate_limited"), (429, "publish_rate_limited")]
+    assert await house.answers(Client(house.token("bob"), [plain]).ends()) == (200, "")
+
+
+async def test_a_publishers_critical_events_beyond_its_rate_are_high(house: House) -> None:
+    """It is told how many, and so is the log; nothing of them is refused."""
+    house.set_up(critical_rate=1, critical_burst=2)
+    body = b'{"type":"custom.x","data":{},"priority":"critical"}'
+    client = Client(house.token("ann"), [b"[" + b",".join([body] * 5) + b"]"]).ends()
+    with capture_logs() as lines:
+        assert await house.answers(client) == (200, "")
+    answer = msgspec.json.decode(client.heard[1]["body"])
+    assert (answer["accepted"], answer["demoted"]) == (5, 3)
+    assert house.priorities == [*[Priority.critical] * 2, *[Priority.high] * 3]
+    [line] = [line for line in lines if line["event"] == "critical_events_demoted"]
+    assert (line["user"], line["events"], house.posting.criticals.demoted_count) == ("ann", 3, 3)
+    plain = Client(house.token("ann"), EVENTS).ends()
+    await house.answers(plain)
+    assert "demoted" not in msgspec.json.decode(plain.heard[1]["body"])
 
 
 async def test_a_request_whose_place_was_taken_while_it_waited_to_be_parsed_is_not_published(

@@ -244,6 +244,21 @@ def test_a_publisher_over_its_rate_is_told_how_long_to_wait() -> None:
     assert it.requests == 0
 
 
+def test_a_publisher_has_a_rate_in_bytes_too() -> None:
+    """Few and large events would else write as much as the disk takes, and take the log from all others."""
+    it = intake(bytes_per_s=1000.0, burst_bytes=5000.0)
+    it.check_bytes("ann", 5000, 0.0)
+    it.charge_bytes("ann", 5000, 0.0)
+    error = refused(it.check_bytes, "ann", 1000, 0.0)
+    assert (error.status, error.code, error.retry_after, it.rate_limited_count) == (429, "publish_rate_limited", 1.0, 1)
+    it.check_bytes("bob", 5000, 0.0)
+    it.charge_bytes("ann", 3000, 3.0)
+    it.check_bytes("ann", 0, 3.0)
+    it.charge_bytes("ann", 9000, 3.0)
+    assert refused(it.reserve, "ann", 3.0).code == "publish_rate_limited"
+    assert it.requests == 0
+
+
 def test_what_was_read_is_paid_for_also_where_it_is_refused() -> None:
     """Else heavy events could be read all the time at no cost, of one who sends but a few that are taken. The wait is
     that after which they are."""
