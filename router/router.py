@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from solowire.algorithms.hash_ring import Ring
+from solowire.algorithms.histogram import Histogram
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.backplane.messages import (
@@ -152,6 +153,7 @@ class Router:
         self.duplicates = 0
         self.dropped_count = 0  # messages that could not be decoded
         self.publish_rejections: Counter[str] = Counter()  # by error code
+        self.commit_times = Histogram()  # of commits that kept something
         self.backpressure = BackpressureState()
         self._publisher_load = PublisherLoad()
         self.monitor = monitor
@@ -315,6 +317,7 @@ class Router:
 
     def _commit(self, now: float) -> None:
         answers, self._unanswered = self._unanswered, []
+        has_events = self.journal.pending_count > 0
         first, began = self.journal.last_offset + 1, self._stopwatch()
         own_open, self._has_internal_pending = self._has_internal_pending, False
         try:
@@ -331,6 +334,8 @@ class Router:
         finally:
             took = self._stopwatch() - began
             self._usual_commit_s, self._last_commit_s = min(self._last_commit_s, took), took
+            if has_events:
+                self.commit_times.add(took)
             # On a slow disk from its end: what has come meanwhile is to be taken before the next.
             self._committed_at = now if self._usual_commit_s <= GROUP_SECONDS else now + took
         self._states.keep_group()

@@ -20,7 +20,7 @@ from solowire.backplane.zmq_transport import RouterSocket
 from solowire.errors import BackplaneError
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
-from solowire.observability.metrics import LabelledSample, Metrics, Sample
+from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
 from solowire.router import http as web
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.history_thread import HistoryThread
@@ -163,11 +163,24 @@ class _RouterServer:
         yield "log_end_offset", "Newest offset in the log.", router.journal.last_offset
         yield "log_start_offset", "Offset after which the log begins.", router.journal.start_offset
         yield "journal_available", "Whether the journal takes events, 1 or 0.", float(router.is_journal_available)
+        size = router.journal.measure_size()
+        yield "journal_bytes", "What the journal takes on its disk.", size.used_bytes
+        yield "journal_max_bytes", "What the retention lets the journal take.", size.max_bytes
+        yield "journal_disk_free_bytes", "What is free on the journal's disk; infinite in memory.", size.free_bytes
+        yield Distribution("journal_commit_seconds", "How long commits of events take.", router.commit_times)
         yield "gateways", "Connected gateways.", router.members.gateway_count
         yield "shards", "Shards in the ring.", len(router.members.shards)
         reports = router.reports.list_present()
         lags = {str(r.address.index): float(r.lag_offsets) for r in reports}
         yield LabelledSample("shard_lag_offsets", "Offsets that a shard has not acknowledged.", "shard", lags)
+        draining = sum(r.is_draining for r in reports)
+        yield "draining_shards", "Shards that are being emptied.", draining
+        if monitor is not None:
+            last, now = router.journal.last_offset, self._loop.time()
+            ages = {str(r.address.index): monitor.measure_offset_age(last - r.lag_offsets, now) for r in reports}
+            yield LabelledSample(
+                "shard_lag_seconds", "Age of the oldest event that a shard has not acknowledged.", "shard", ages
+            )
         inflight = {str(r.address.index): float(r.inflight_events) for r in reports}
         yield LabelledSample("shard_inflight_events", "Events sent to a shard and not acknowledged.", "shard", inflight)
         yield LabelledSample(
@@ -182,6 +195,14 @@ class _RouterServer:
             "Connection slots granted to shards and not yet free again.",
             router.coordinator.registry.held_slots,
         )
+        yield "max_connections", "Limit on the connections of the system.", router.coordinator.limits.max_connections
+        groups = router.coordinator.list_groups()
+        used: dict[str, float] = {name: slots.used for name, slots in groups.items()}
+        yield LabelledSample("group_used_slots", "Slots in use by group.", "group", used)
+        shares: dict[str, float] = {name: slots.share for name, slots in groups.items()}
+        yield LabelledSample("group_share_slots", "Slots of a group by the present plan.", "group", shares)
+        limits: dict[str, float] = {name: slots.limit for name, slots in groups.items() if slots.limit is not None}
+        yield LabelledSample("group_limit_slots", "Limit of a group that has one.", "group", limits)
         yield "pending_replays", "Replay requests waiting to be served.", len(router.replays)
         yield "pending_history_reads", "History reads of shards waiting to be served.", len(self._history)
         yield "history_reads_total", "Parts of the log read for history.", self._history.answer_count

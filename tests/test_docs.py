@@ -33,7 +33,15 @@ _QUOTED_NAME = re.compile(r"`(?!solowire_)([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 _STATUS_AND_CODES = re.compile(r"\b[45]\d\d ((?:`[a-z_]+`(?:, | and | or )?)+)")
 OF_THE_BENCH = ("performance", "performance-notes", "overload")
 """Pages that name cases of the benchmark."""
-FOREIGN_NAMES = {"legacy_off", "token_use", "host_run", "host_use_zero_pages", "take_slot"}
+FOREIGN_NAMES = {
+    "legacy_off",
+    "token_use",
+    "host_run",
+    "host_use_zero_pages",
+    "take_slot",
+    "nr_throttled",
+    "nf_conntrack_max",
+}
 """Names in pages that are others', made up, or put together of parts."""
 NO_SETTINGS = {"SOLOWIRE_GATEWAY_SERVICE_HOST"}
 """Variables that pages speak of although nothing reads them."""
@@ -47,6 +55,24 @@ def broken_links(page: Path, text: str) -> list[str]:
     """Relative links that lead to nothing."""
     links = (link.partition("#")[0] for link in _LINK.findall(_FENCED.sub("", text)) if ":" not in link)
     return [link for link in links if link and not (page.parent / link).exists()]
+
+
+def broken_anchors(page: Path, text: str) -> list[str]:
+    """Links to a part of a page that has no such heading."""
+    links = [link for link in _LINK.findall(_FENCED.sub("", text)) if "#" in link and ":" not in link]
+    targets = [
+        (link, page.parent / name if name else page, anchor)
+        for link in links
+        for name, _, anchor in [link.partition("#")]
+    ]
+    return [link for link, target, anchor in targets if target.is_file() and anchor not in anchors_of(target)]
+
+
+@cache
+def anchors_of(page: Path) -> set[str]:
+    """What a page's headings are called in links to them, by MkDocs and by others."""
+    headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
 def missing_sources(text: str) -> list[str]:
@@ -103,6 +129,12 @@ def unknown_settings(text: str) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     """Whoever follows a link of a page finds a file."""
     assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_into_a_page_find_the_part(page: Path) -> None:
+    """Whoever follows a link to a part of a page finds its heading."""
+    assert broken_anchors(page, page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -84,6 +84,14 @@ class AddressPressure(NamedTuple):
     report_threshold: int
 
 
+class GroupSlots(NamedTuple):
+    """The slots of one group. share: what it is to have by the present plan. limit: None if it has none of its own."""
+
+    used: int
+    share: int
+    limit: int | None
+
+
 class Coordinator:
     """Grants leases to shards.
 
@@ -126,6 +134,17 @@ class Coordinator:
         """Slots that may be granted now; below 0, more are held than the limit allows."""
         free = self.limits.max_connections - self.registry.held_slots
         return free if self.registry.is_current_term else min(0, free)
+
+    def list_groups(self) -> dict[str, GroupSlots]:
+        """The slots of each group that has a connection, wants one, or of which the settings say something."""
+        used: Counter[str] = Counter()
+        for holder in self.registry.live.values():
+            used.update(holder.used)
+        shares = self._allocator.allocate().shares
+        return {
+            name: GroupSlots(used[name], shares.get(name, 0), self.limits.get_group(name).limit)
+            for name in used.keys() | shares.keys()
+        }
 
     def fence_off(self, name: bytes) -> None:
         """The shard has lied, and is none any more; what it holds stays held."""

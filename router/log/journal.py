@@ -11,6 +11,7 @@ its process, and therefore begins a new epoch with each start. Both run the suit
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,6 +44,17 @@ class Trimmed(NamedTuple):
 
     offset: int
     latest_at: float
+
+
+class JournalSize(NamedTuple):
+    """What a journal takes, in bytes.
+
+    max_bytes: as the retention allows. free_bytes: on its disk; infinite in memory.
+    """
+
+    used_bytes: int
+    max_bytes: int
+    free_bytes: float
 
 
 class JournalUnavailable(Exception):
@@ -82,6 +94,9 @@ class Journal(Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether its file is not under its name any more, so that nothing that is written to it would be kept."""
+
+    def measure_size(self) -> JournalSize:
+        """How large it is now, what is only for a moment in its -wal included."""
 
     def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
         """Puts them in the open group, which `commit` keeps. publisher: whose they are, "" for the router itself."""
@@ -206,6 +221,9 @@ class MemoryJournal:
     @property
     def pending_count(self) -> int:
         return len(self._group)
+
+    def measure_size(self) -> JournalSize:
+        return JournalSize(self._bytes, self._max_bytes, math.inf)
 
     def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
         last_offset = self._last_offset + len(self._group)

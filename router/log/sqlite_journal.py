@@ -36,7 +36,7 @@ import structlog
 from solowire.backplane.messages import PublishedEvent
 from solowire.errors import ConfigError
 from solowire.model.events import is_same_event
-from solowire.router.log.journal import JournalHole, JournalReader, JournalUnavailable, Record
+from solowire.router.log.journal import JournalHole, JournalReader, JournalSize, JournalUnavailable, Record
 from solowire.router.log.journal_file import APPLICATION_ID as APPLICATION_ID
 from solowire.router.log.journal_file import (
     FREE_PAGES,
@@ -238,6 +238,14 @@ class SqliteJournal:
     @property
     def pending_count(self) -> int:
         return len(self._group)
+
+    def measure_size(self) -> JournalSize:
+        used = sum(_measure_file(f"{self._path}{part}") for part in ("", "-wal"))
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return JournalSize(used, self._max_bytes, 0)
+        return JournalSize(used, self._max_bytes, disk.f_bavail * disk.f_frsize)
 
     def append(self, events: Sequence[PublishedEvent], now: float, publisher: str = "") -> AppendResult:
         last_offset = self._last + len(self._group)
@@ -480,3 +488,11 @@ def _identify_file(name: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _measure_file(name: str) -> int:
+    """What a file takes on its disk, in bytes; 0 where there is none."""
+    try:
+        return os.stat(name).st_blocks * 512
+    except OSError:
+        return 0

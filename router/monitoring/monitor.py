@@ -147,7 +147,7 @@ class Monitor:
         if not self._offset_times or self._offset_times[-1][1] != last:
             self._offset_times.append((now, last))
 
-    def _offset_age(self, acked: int, now: float) -> float:
+    def measure_offset_age(self, acked: int, now: float) -> float:
         """For how long the oldest offset behind `acked` has been in the log, seconds; exact to half a second."""
         age = 0.0
         for at, offset in reversed(self._offset_times):
@@ -163,7 +163,9 @@ class Monitor:
         if report is None:
             return
         behind = f"; {report.lag_offsets:,} offsets behind" if report.lag_offsets else ""
-        yield Measurement(component, "shard_lag_seconds", self._offset_age(last - report.lag_offsets, now), note=behind)
+        yield Measurement(
+            component, "shard_lag_seconds", self.measure_offset_age(last - report.lag_offsets, now), note=behind
+        )
         lagging = f"; {stats.lagging:,} connections lag"
         yield Measurement(component, "connection_lag_seconds", stats.max_connection_lag_s, note=lagging)
         if stats.lease_granted:

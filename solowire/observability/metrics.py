@@ -59,7 +59,8 @@ class Metrics(Collector):
     """Renders what `read` returns at the moment of a scrape.
 
     process: `gateway`, `router` or `shard`; every name begins with `solowire_<process>_`. labels: on every sample, such
-    as {"shard": "0"}. clock: seconds, monotonic.
+    as {"shard": "0"}. clock: seconds, monotonic. wall: unix seconds, which each process tells, so that somebody may
+    compare them.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Metrics(Collector):
         read: Callable[[], Iterable[Sample]],
         labels: dict[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._prefix = f"solowire_{process}_"
         self._read_samples = read
         self._clock = clock
+        self._wall = wall
         self._rendered = b""
         self._fresh_until = float("-inf")
         self._names = list(labels or {})
@@ -81,6 +84,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
+        yield self._family("clock_seconds", "Unix time by the clock of the process.", (), [((), self._wall())])
         for sample in self._read_samples():
             match sample:
                 case LabelledSample(name, help, label, values):

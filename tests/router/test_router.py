@@ -795,6 +795,18 @@ def test_a_slow_disk_is_asked_less_often_for_more() -> None:
     assert len(world.bus.take(b"gateway-a", PublishAck)) == request
 
 
+def test_commits_are_timed_that_keep_something(world: World) -> None:
+    """Those with events are in the histogram, with how long they took; the ticks of a quiet log are not."""
+    journal = Slow()
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    for request in range(3):
+        world.publish(None, request=request)
+        world.now += 10
+        world.router.tick(world.now)
+    assert sum(world.router.commit_times.counts) == len(journal.commits)
+    assert world.router.commit_times.sum == pytest.approx(len(journal.commits) * journal.commit_seconds)
+
+
 def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> None:
     """A journal that can't follow is felt by publishers as a slow shard is, and is tried again all the same."""
     world = World()

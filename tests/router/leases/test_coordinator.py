@@ -188,6 +188,21 @@ def test_one_shard_alone_may_use_all() -> None:
     world.check()
 
 
+def test_it_says_what_each_group_has() -> None:
+    """In use over all shards, what the plan gives it, and its limit; also of a group of which only settings speak."""
+    groups = {"staff": GroupQuota(limit=10), "admin": GroupQuota(reserved=5)}
+    world = World(2, LimitsSettings(max_connections=40, groups=groups))
+    world.beat(2)
+    assert all(place.connect(group, world.now) for place in world.processes for group in ("viewer", "staff"))
+    world.beat()
+    found = world.coordinator.list_groups()
+    assert {name: slots.used for name, slots in found.items()} == {"viewer": 2, "staff": 2, "admin": 0}
+    assert {name: slots.limit for name, slots in found.items()} == {"viewer": None, "staff": 10, "admin": None}
+    assert found["admin"].share == 5
+    assert 2 <= found["staff"].share <= 10
+    assert found["viewer"].share >= 2
+
+
 def test_unused_slots_return() -> None:
     """When users have left one shard, others can come to another."""
     world = World(2, LimitsSettings(max_connections=40))

@@ -699,6 +699,17 @@ def test_retention_by_bytes(path: Path) -> None:
     assert path.stat().st_size < 3 * bound
 
 
+def test_it_says_what_it_takes_and_what_its_disk_has_left(small_disk: Path) -> None:
+    """Both change by what is published; the limit is that of the settings."""
+    with closing(open_journal(small_disk / "journal.sqlite3", max_bytes=2**20)) as journal:
+        before = journal.measure_size()
+        keep(journal, some(1000, size=400))
+        after = journal.measure_size()
+    assert before.max_bytes == after.max_bytes == 2**20
+    assert 400_000 < after.used_bytes - before.used_bytes < 1_500_000
+    assert 400_000 < before.free_bytes - after.free_bytes < 1_500_000
+
+
 def test_one_event_larger_than_the_log_is_kept_until_the_next(path: Path) -> None:
     """The newest record is never trimmed, so a log that is too small holds one."""
     with closing(open_journal(path, max_bytes=50_000)) as journal:
