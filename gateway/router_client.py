@@ -171,6 +171,23 @@ class RouterClient:
             raise RequestRejected(503, "no_shard", "no shard is ready to take users", hint, retry_after=1)
         return shard
 
+    def find_ticket_shard(self, ticket: str, address: str) -> ShardAddress:
+        """The shard that a ticket is for, where it is now. Whether the ticket was used, only that shard knows.
+
+        address: whence it came. Raises InvalidToken, RequestRejected.
+        """
+        try:
+            index = self.tokens.read_ticket(ticket, time.time()).shard
+            shard = self._shards.get(index)
+            if shard is None:
+                hint = "ask /v1/connect again: its users go to the others"
+                raise RequestRejected(503, "shard_unavailable", f"shard {index} is away", hint, retry_after=1)
+            return shard
+        except RequestError as error:
+            self._rejection_log.record(error)
+            self._audit.record_rejection("connect", error, address, None)
+            raise
+
     @property
     def rejections(self) -> Counter[str]:
         """How many who wanted a place got none, by the problem's code."""

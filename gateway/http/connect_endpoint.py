@@ -16,7 +16,7 @@ import structlog
 
 from solowire.auth.tokens import TICKET_SECONDS, parse_bearer
 from solowire.backplane.messages import ShardAddress
-from solowire.errors import RequestRejected
+from solowire.errors import RequestError, RequestRejected
 from solowire.gateway.admission.client_address import read_forwarded
 from solowire.gateway.admission.forwarded_headers import FORWARDED_HEADERS, SECURE, parse_host
 from solowire.gateway.http.responses import (
@@ -28,7 +28,7 @@ from solowire.gateway.http.responses import (
     send_response,
 )
 from solowire.gateway.router_client import RouterClient
-from solowire.protocol.dialect_requests import DialectRequests
+from solowire.protocol.dialect_requests import MARK, DialectRequests
 from solowire.protocol.messages import SUBPROTOCOLS
 from solowire.protocol.query_parameter import read_parameter
 
@@ -83,7 +83,8 @@ class ConnectEndpoint:
                 send_response(send, 204, [*headers, NO_STORE], b"")
         except Exception as error:
             status, problem_headers, body = exception_to_response(error, scope["path"])
-            send_response(send, status, [*problem_headers, NO_STORE], body)
+            code = [(b"x-solowire-code", error.code.encode())] if isinstance(error, RequestError) else []
+            send_response(send, status, [*problem_headers, *code, NO_STORE], body)
 
     async def make_grant(self, scope: Scope) -> ConnectGrant:
         """Answers `/v1/connect`. Raises InvalidToken, RequestRejected."""
@@ -125,20 +126,29 @@ class ConnectEndpoint:
     async def make_route(self, scope: Scope) -> dict[str, str]:
         """The answer's headers. The token may be in the query of the request that an edge proxy asks about.
 
+        A request with a ticket of `/v1/connect` in its query is for the ticket's shard, wherever that is now. What
+        looks like an old page's, at a path of both protocols, is marked so for the shard.
+
         Raises InvalidToken, RequestRejected.
         """
         headers = dict(scope["headers"])
-        token = _bearer(headers) or _query_token(scope, headers)
+        target = _original_target(headers)
+        path, _, query = target.partition("?")
         address = self._gateway.addresses.resolve_scope(scope)
-        if self._dialects.is_old_client(_original_target(headers).partition("?")[0]):
-            shard, ticket, _ = await self._gateway.assign_old_client(token, address, "connect")
+        if ticket := read_parameter(query, "ticket"):
+            shard = self._gateway.find_ticket_shard(ticket, address)
+        elif self._dialects.is_old_client(path):
+            shard, ticket, _ = await self._gateway.assign_old_client(_route_token(scope, headers), address, "connect")
         else:
-            shard, ticket, _ = await self._gateway.assign_shard(token, address)
-        return {
+            shard, ticket, _ = await self._gateway.assign_shard(_route_token(scope, headers), address)
+        answer = {
             "x-solowire-upstream": shard.authority,
             "x-solowire-shard": str(shard.index),
             "x-solowire-ticket": ticket,
         }
+        if old := self._dialects.find_shared_path(target, {name.decode("latin-1") for name in headers}):
+            answer[MARK.lower()] = old.kind
+        return answer
 
 
 def format_shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
@@ -150,7 +160,9 @@ def _bearer(headers: Mapping[bytes, bytes]) -> str:
     return parse_bearer(shown.decode("latin-1")) if shown else ""
 
 
-def _query_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+def _route_token(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+    if shown := _bearer(headers):
+        return shown
     own: bytes = scope["query_string"]
     if own and (token := read_parameter(own.decode("latin-1"), "token")):
         return token

@@ -279,8 +279,8 @@ class Tokens:
         said = _base64url(_encode_ticket(ticket))
         return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
 
-    def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
-        """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
+    def read_ticket(self, text: str, now: float) -> Ticket:
+        """The content of a ticket that is ours and fresh, whichever shard it is for. Raises InvalidToken."""
         _check_length(text, MAX_TICKET_BYTES)
         said, _, signature = text.encode("ascii", "replace").rpartition(b".")
         if not hmac.compare_digest(signature, _ticket_signature(said, self._ticket_keys[0])) and not any(
@@ -293,6 +293,11 @@ class Tokens:
             raise InvalidToken(f"the ticket can't be read: {error}", hint="ask /v1/connect for another") from None
         if ticket.exp <= now:
             raise InvalidToken("the ticket has expired", code="ticket_expired", hint="ask /v1/connect for another")
+        return ticket
+
+    def redeem_ticket(self, text: str, shard: int, now: float) -> Ticket:
+        """The ticket's content, if it is ours, for this shard and fresh. That it is used once is `UsedTickets`."""
+        ticket = self.read_ticket(text, now)
         if ticket.shard != shard:
             raise InvalidToken(
                 f"the ticket is for shard {ticket.shard}, this is shard {shard}",

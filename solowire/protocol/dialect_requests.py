@@ -48,6 +48,15 @@ class DialectRequests:
         found = self.dialect.find_path(path) if self.dialect is not None else None
         return found is not None and found.is_certain
 
+    def find_shared_path(self, target: str, names: Container[str]) -> DialectPath | None:
+        """What an old client asks for at a path of both protocols; None if it is none, or is not served.
+
+        target: with its query. names: of the request's headers, found in lower case.
+        """
+        path, _, query = target.partition("?")
+        found = self.dialect.find_path(path) if self.dialect is not None and self._is_on else None
+        return found if found is not None and not found.is_certain and is_old_browser(query, names) else None
+
     def find_path(self, head: Head) -> DialectPath | None:
         """What a request for a WebSocket asks for; None if it is none of the dialect's. Raises RequestRejected."""
         dialect = self.dialect
