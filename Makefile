@@ -9,7 +9,7 @@ BENCH ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test chaos overload check format bench bench-compare load docs pictures system-packages
+.PHONY: help install up test chaos overload check format bench bench-compare load docs chart pictures system-packages
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -66,6 +66,10 @@ load: install ## users and publishers by locust against a running system; LOAD="
 docs: .venv/documents ## the pages as a site in site/; docs/settings.md is made anew from the models
 	@$(BIN)/python docs/make_settings.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet it would not see its own warnings
+
+chart: install ## the chart's README and schema, from its values and the models, and the snapshots of its examples
+	@$(BIN)/python docs/make_chart_pages.py
+	@$(BIN)/python -m tests.helm.make_snapshots
 
 pictures: docs/pictures/rooms.svg ## the pictures of docs/, from their text sources
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from runpy import run_path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -157,3 +158,4 @@ def _format_number(name: str, value: float) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render_page(), encoding="utf-8")
+    run_path(str(PAGE.with_name("make_chart_pages.py")), run_name="__main__")  # the chart's schema has them, too

@@ -40,7 +40,7 @@ SLICE_SECONDS = 0.001
 """So long the thread works between two rests, if they are due: who publishes waits for one slice at the most."""
 BURST_SECONDS = 0.03
 """So much work may be done before the rest for it."""
-FOLLOW_SECONDS = 1.0
+FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log, while there is something."""
 QUIET_SECONDS = 2.0
 """How often it looks when there was nothing new the last time, and nobody says that there is (`note_end`)."""
