@@ -22,6 +22,7 @@ from solowire.auth.key_source import judge_by_fresh_keys
 from solowire.auth.leniency import Leniency
 from solowire.auth.revocations import MAX_REVOCATIONS
 from solowire.auth.tokens import Tokens
+from solowire.backplane.curve_keys import MemberKeys
 from solowire.backplane.messages import (
     DEAD_AFTER_SECONDS,
     VERSION,
@@ -83,7 +84,7 @@ class RouterClient:
 
     stats: what the router is told of this process. audit: the gateway's audit records. refresh_keys: waits for the keys
     of a provider to be read again (`KeySource.wait_for_refresh`). delayed_responses: to failed tokens, now;
-    delayed_responses_total: ever.
+    delayed_responses_total: ever. keys: needed where the address is tcp.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class RouterClient:
         audit: GatewayAudit | None = None,
         refresh_keys: Callable[[], Awaitable[float | None]] | None = None,
         leniency: Leniency | None = None,
+        keys: MemberKeys | None = None,
     ) -> None:
         self.tokens = tokens
         self.leniency = leniency or Leniency()
@@ -132,6 +134,7 @@ class RouterClient:
             self._on_message,
             stats,
             revocations=self._revocations_version,
+            keys=keys,
         )
 
     @property

@@ -43,6 +43,7 @@ from solowire.observability.metrics import LabelledSample, Metrics, Sample
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
+from solowire.runtime.backplane_keys import load_member_keys
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
@@ -62,6 +63,7 @@ CLOSING_SECONDS = 1.0
 
 def serve(settings: Settings) -> None:
     """Runs the gateway until it is told to stop. Raises ConfigError if it can't start."""
+    load_member_keys(settings)  # what is wrong with them is one line, before anything is made
     domain = load_domain(settings)
     roles = load_roles(settings, domain.catalog)
     tokens = make_tokens(settings, roles, domain, create=True)
@@ -105,6 +107,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         audit=gateway_audit,
         refresh_keys=None if key_source is None else key_source.wait_for_refresh,
         leniency=Leniency(settings.legacy_expiry_grace, settings.legacy_admin_memory_s),
+        keys=load_member_keys(settings),
     )
     dialects = make_dialect_requests(settings, tokens.domain)
     connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)

@@ -12,6 +12,7 @@ from solowire.observability.metrics import CONTENT_TYPE
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime.http_server import WebServer, listen
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.system_settings import LOCAL_HOST
 
 logger = structlog.get_logger("solowire.router")
 
@@ -29,15 +30,17 @@ def start_http_server(
         )
         return None
     try:
-        sock = listen(settings.listen.api_host, port)
+        host = settings.listen.api_host or LOCAL_HOST
+        sock = listen(host, port)
     except ConfigError as error:
-        if settings.router.metrics_port is not None:
-            raise ConfigError(f"SOLOWIRE_ROUTER__METRICS_PORT: {error}") from None
+        for setting in ("listen.api_port", "router.metrics_port"):
+            if settings.is_set(setting):
+                raise ConfigError(f"{settings.name_setting(setting)}: {error}") from None
         logger.warning("metrics_unavailable", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
         return None
     server = WebServer(_app(metrics, is_ready), sock)
     server.start()
-    logger.info("router_listening", host=settings.listen.api_host, port=sock.getsockname()[1])
+    logger.info("router_listening", host=host, port=sock.getsockname()[1])
     return server
 
 

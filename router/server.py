@@ -29,6 +29,7 @@ from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.monitoring.monitor import Monitor
 from solowire.router.router import Router
 from solowire.runtime import process
+from solowire.runtime.backplane_keys import load_router_keys
 from solowire.runtime.data_directory import JOURNAL_FILE, make_directories, make_run_directory
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
@@ -47,6 +48,7 @@ SWITCH_SECONDS = 0.0005
 
 def serve(settings: Settings) -> None:
     """Runs the router until it is told to stop. Raises ConfigError if it can't start."""
+    load_router_keys(settings)  # what is wrong with them is one line, before anything is made
     make_directories(settings)
     with ExitStack() as held:
         held.enter_context(router_lock(settings))
@@ -93,9 +95,10 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
             settings, Metrics("router", server.read_samples).render, lambda: not journal.is_gone
         )
         process.tune_gc()
+        process.on_reload(server.change_members)  # which may refuse, and so is first
         process.on_reload(lambda fresh: server.change_limits(fresh.limits))
         process.report_ready()
-        logger.info("router_ready", epoch=journal.epoch, last=journal.last_offset, backplane=settings.backplane_address)
+        logger.info("router_ready", epoch=journal.epoch, last=journal.last_offset, backplane=settings.router_address)
         try:
             while not stop.is_set():
                 try:
@@ -118,7 +121,7 @@ class _RouterServer:
         self._replaying: asyncio.Handle | None = None
         self._probing: asyncio.Task[None] | None = None
         self._sampler = LogSampler(logger, loop.time, loop.call_later)
-        self._socket = RouterSocket(settings.backplane_address, self._on_message)
+        self._socket = RouterSocket(settings.router_address, self._on_message, load_router_keys(settings))
         if settings.backplane is None:
             OWNED.own(settings.run_dir.absolute() / "router", lambda: self._restore_socket(settings))
         self._audit = open_audit(settings, "router")
@@ -216,6 +219,9 @@ class _RouterServer:
         lag_s = self._loop_monitor.event_loop_lag_s
         yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", lag_s
         yield "backplane_decode_errors_total", "Messages of peers that failed to decode.", router.dropped_count
+        accepted, authenticated = self._socket.accepted_count, self._socket.authenticated_count
+        yield "backplane_connections_accepted_total", "TCP connections to the backplane's port.", accepted
+        yield "backplane_connections_authenticated_total", "Those of them that showed a member's key.", authenticated
         yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
@@ -229,6 +235,12 @@ class _RouterServer:
                 self._router.confirm_dead(address.incarnation)
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
+
+    def change_members(self, settings: Settings) -> None:
+        """Lets in those whose keys the settings name now; who is connected stays. Raises ConfigError."""
+        keys = load_router_keys(settings)
+        if keys is not None:
+            self._socket.change_keys(keys)
 
     def change_limits(self, limits: LimitsSettings) -> None:
         """Has other limits on connections in force."""

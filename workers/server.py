@@ -56,6 +56,7 @@ from solowire.observability.metrics import Distribution, LabelledSample, Metrics
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
+from solowire.runtime.backplane_keys import load_member_keys
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.domain_loader import load_domain
@@ -64,6 +65,7 @@ from solowire.runtime.identity import make_key_source, make_tokens, reload_ident
 from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.hosts import is_wildcard
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
@@ -95,6 +97,7 @@ def serve(settings: Settings, index: int) -> None:
 
     Exit status: 0, or 1 if another process has taken its place.
     """
+    load_member_keys(settings)  # what is wrong with them is one line, before anything is made
     domain = load_domain(settings)
     roles = load_roles(settings, domain.catalog)
     tokens = make_tokens(settings, roles, domain, create=True)
@@ -134,7 +137,7 @@ class _ShardServer:
         )
         self._api_socket, api = _listen_for_api(settings, index)
         self._address = ShardAddress(
-            index, settings.shard.advertise_host or settings.host, self._socket.getsockname()[1], process.new_id(), api
+            index, settings.find_advertised_host(), self._socket.getsockname()[1], process.new_id(), api
         )
         process.on_reload(lambda _: self._apply_roles())  # behind the one by which they are read
         self._key_source = make_key_source(settings, tokens)
@@ -236,6 +239,7 @@ class _ShardServer:
             self._reporter.take_report,
             lambda: self._shard.lease_usage_report(self._loop.time(), is_heartbeat=True),
             lambda: self._tokens.revocations.version,
+            load_member_keys(self._settings),
         )
         if self._key_source is not None:
             self._key_source.start()
@@ -521,7 +525,10 @@ def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]
     if isinstance(place, Path):
         return listen_unix(place), api_address(place)
     sock = listen(*place)
-    return sock, api_address((settings.shard.advertise_host or settings.listen.api_host, sock.getsockname()[1]))
+    host = place[0]
+    if settings.is_networked or is_wildcard(host):
+        host = settings.find_advertised_host()
+    return sock, api_address((host, sock.getsockname()[1]))
 
 
 def compute_capacity(files: int) -> int:

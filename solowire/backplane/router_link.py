@@ -18,6 +18,7 @@ import structlog
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.backplane import messages as backplane
+from solowire.backplane.curve_keys import MemberKeys
 from solowire.backplane.messages import (
     Heartbeat,
     HeartbeatResponse,
@@ -44,7 +45,7 @@ class RouterLink:
     make_join: makes this peer's Join, each time anew. received: gets all but what the link answers by itself.
 
     stats, lease_usage: what goes along with each heartbeat. What its answer brings along is received like other
-    messages. revocations: the version of those that this peer knows.
+    messages. revocations: the version of those that this peer knows. keys: needed where the address is tcp.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RouterLink:
         stats: Callable[[], ShardStats | None] = lambda: None,
         lease_usage: Callable[[], LeaseUsage | None] = lambda: None,
         revocations: Callable[[], int] = lambda: -1,
+        keys: MemberKeys | None = None,
     ) -> None:
         self._make_join = make_join
         self._on_received = received
@@ -71,7 +73,7 @@ class RouterLink:
         self._last_heard_at = float("-inf")
         self._known_ring = ("", -1)  # epoch and version, as told last
         self.dropped_count = 0
-        self._socket = PeerSocket(address, name.encode(), self._on_message)
+        self._socket = PeerSocket(address, name.encode(), self._on_message, keys)
         self._next_beat_at = self._loop.time()  # of the next beat
         self._timer: asyncio.Handle = self._loop.call_soon(self._send_heartbeat)
 
@@ -126,8 +128,9 @@ class RouterLink:
                 "router_unreachable",
                 address=self._address,
                 waited_s=round(now - self._away_since, 1),
-                hint="does `solowire router` run, with the data directory or SOLOWIRE_BACKPLANE of this process? "
-                "If its socket was removed, start it again",
+                **({"reason": self._socket.failure} if self._socket.failure else {}),
+                hint="does `solowire router` run, with the data directory or SOLOWIRE_BACKPLANE, and the keys, of this "
+                "process? If its socket was removed, start it again",
             )
 
     def _on_message(self, raw: bytes) -> None:

@@ -58,7 +58,7 @@ def load_server_settings(config: Path | None, role: str, **options: Any) -> Sett
     return settings
 
 
-def load_settings(config: Path | None, role: str | None, *, index: int | None = None, **options: Any) -> Settings:
+def load_settings(config: Path | None, role: str | None, **options: Any) -> Settings:
     check_texts()
     settings = load(config, **options)
     if role is not None:
@@ -70,7 +70,9 @@ def load_settings(config: Path | None, role: str | None, *, index: int | None = 
         from solowire.sdk.trusted_certificates import set_ca_file
 
         set_ca_file(settings.ca_file, settings.name_setting("ca_file"))
-    context = {name: value for name, value in (("role", role), ("shard", index)) if value is not None}
+    context: dict[str, object] = {"role": role} if role is not None else {}
+    if role == "shard" and settings.shard_index is not None:
+        context["shard"] = settings.shard_index
     logs.configure(settings.logging.level if role else "warning", settings.logging.format, **context)
     if role:
         try:

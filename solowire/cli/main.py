@@ -25,7 +25,7 @@ from solowire import __version__
 from solowire.cli import event_commands as cli_events
 from solowire.cli import source_commands as cli_sources
 from solowire.cli import user_commands as cli_users
-from solowire.cli.command_options import common, load_server_settings, load_settings, remote
+from solowire.cli.command_options import PathOption, common, load_server_settings, load_settings, remote
 from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, sign_token
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
@@ -117,20 +117,26 @@ def up(config: Path | None, **options: Any) -> None:
     """
     from solowire.cli.supervisor import ChildFailed, Supervisor
     from solowire.runtime import process
+    from solowire.runtime.backplane_keys import load_member_keys, load_router_keys
     from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
 
     settings = load_server_settings(config, "up", **options)
-    if settings.shard.port is not None:
-        raise ConfigError(
-            f"{settings.name_setting('shard.port')} is for one shard alone; "
-            "the shards of `up` take the ports after --port"
-        )
+    for setting, way_out in (
+        ("shard.port", "the shards of `up` take the ports after --port"),
+        ("listen.api_port", "`up` takes router.metrics_port and shard.api_port"),
+    ):
+        if settings.is_set(setting):
+            raise ConfigError(f"{settings.name_setting(setting)} is for one process alone; {way_out}")
+    if settings.is_networked and not settings.shard.api_port:
+        raise ConfigError("`up` with a tcp backplane needs SOLOWIRE_SHARD__API_PORT, a port for the first shard's API")
     choose_role(
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
+    load_router_keys(settings)
+    load_member_keys(settings)
     make_directories(settings)
     _, made = load_secret(settings, create=True)
     if made and (settings.data_dir / JOURNAL_FILE).exists():
@@ -223,15 +229,18 @@ def router(config: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--index", type=click.IntRange(0, 255), required=True, help="Which shard it is, from 0.")
+@click.option("--index", type=click.IntRange(0, 255), help="Which shard it is, from 0. [default: SOLOWIRE_SHARD_INDEX]")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", "shard_port", type=int, help="Port to listen on. [default: the gateway's + 1 + index]")
 @common
-def shard(config: Path | None, index: int, shard_port: int | None, **options: Any) -> None:
+def shard(config: Path | None, index: int | None, shard_port: int | None, **options: Any) -> None:
     """One shard alone, for containers."""
     from solowire.workers.server import serve
 
-    serve(load_server_settings(config, "shard", index=index, shard={"port": shard_port}, **options), index)
+    settings = load_server_settings(config, "shard", shard_index=index, shard={"port": shard_port}, **options)
+    if settings.shard_index is None:
+        raise ConfigError("which shard is this? name it by --index, or by SOLOWIRE_SHARD_INDEX")
+    serve(settings, settings.shard_index)
 
 
 @cli.command()
@@ -290,6 +299,19 @@ def undrain(config: Path | None, shard: int, **options: Any) -> None:
     settings = load_settings(config, None, **options)
     users = asyncio.run(undrained(settings.url, make_token(settings, ADMINISTER), shard))
     click.echo(f"shard {shard} stays, with {users:,} users")
+
+
+@cli.command()
+@click.option("--out", type=PathOption(), required=True, help="Directory for the four files.")
+def keys(out: Path) -> None:
+    """Makes the keys of a system on several hosts.
+
+    Writes router.key, router.pub, member.key and member.pub. The router takes router.key and member.pub, shards and
+    gateways member.key and router.pub.
+    """
+    from solowire.cli.key_files import write_keys
+
+    click.echo("\n".join(write_keys(out)))
 
 
 @cli.command()

@@ -12,7 +12,7 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-from solowire.backplane import zmq_transport
+from solowire.backplane import socket_reader
 from solowire.backplane.memory_transport import MemoryPeerSocket, MemoryRouterSocket, MemoryTransport
 from solowire.backplane.zmq_transport import PeerSocket, RouterSocket
 from solowire.errors import ConfigError
@@ -128,7 +128,7 @@ async def test_a_flood_leaves_room_for_everything_else(zmq_bus: Bus) -> None:
 async def test_messages_that_take_long_leave_room_too(zmq_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of the log with a hundred heavy events held a shard's loop for 400 ms: now nothing follows the one that
     uses up the turn before all else that is due has run."""
-    monkeypatch.setattr(zmq_transport, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(socket_reader, "TURN_SECONDS", 0.0)
     hub = zmq_bus.hub()
     turns: list[int] = []
 

@@ -35,7 +35,7 @@ MEANINGFUL: dict[str, st.SearchStrategy[Any]] = {
     "listen.trusted_proxies": st.lists(st.sampled_from(["10.0.0.0/8", "2001:db8::1"])),
     "gateway.shard_url": st.sampled_from(["wss://{host}/s/{shard}", "{scheme}://{host}:{port}/ws"]),
     "limits.groups": st.dictionaries(st.sampled_from(["admin"]) | TEXTS, QUOTAS, max_size=3),
-    "shard.advertise_host": st.sampled_from(["10.0.0.5", "shard-0.example"]),
+    "listen.advertised_host": st.sampled_from(["10.0.0.5", "shard-0.example"]),
     "shard.aggregation.type_events_per_s": st.dictionaries(st.just("rpz_hit"), st.floats(0, 1e9)),
     "shard.conflation.type_interval_s": st.dictionaries(st.just("system_metrics"), st.floats(0, 1e9)),
 }

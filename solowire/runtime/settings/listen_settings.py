@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from solowire.runtime.settings.hosts import check_host
 from solowire.runtime.settings.section import Section, TextList
 
 _ORIGIN = re.compile(  # RFC 6454, section 6.2
@@ -44,7 +45,19 @@ class ListenSettings(Section):
         4000, ge=1, le=10**6, description="connections of a shard that have not sent a whole head yet"
     )
     max_pending_per_address: int = Field(1000, ge=1, le=10**6, description="the same of one address")
-    api_host: str = Field("127.0.0.1", description="address that the router's and the shards' API ports listen on")
+    advertised_host: str | None = Field(
+        None,
+        description="address or name under which others reach this process; default: host, unless that stands for all "
+        "addresses",
+    )
+    api_host: str | None = Field(
+        None,
+        description="address that API ports (metrics, health) listen on; default: 127.0.0.1, of a shard of several "
+        "hosts: host",
+    )
+    api_port: int | None = Field(
+        None, ge=0, le=65535, description="this one process's API port; default: as `router` and `shard` say"
+    )
 
     @field_validator("allowed_origins")
     @classmethod
@@ -56,6 +69,11 @@ class ListenSettings(Section):
                     "a port if that is not the usual one, and nothing behind it; * alone allows all"
                 )
         return value
+
+    @field_validator("advertised_host")
+    @classmethod
+    def _is_host(cls, value: str | None) -> str | None:
+        return None if value is None else check_host(value)
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -75,7 +75,7 @@ RENAMED: Mapping[str, str] = {
     "lag_hard_s": "publish.lag_hard_s",
     "shard_port": "shard.port",
     "shard_api_port": "shard.api_port",
-    "advertise_host": "shard.advertise_host",
+    "advertise_host": "listen.advertised_host",
     "credit": "shard.credit_events",
     "moves_per_s": "shard.rebalance_users_per_s",
     "merge_memory": "shard.merge_memory",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from solowire.model.events import Priority
 from solowire.runtime.settings.section import Section, Table, make_conflict
 
-_HOST = re.compile(r"[^\s/@?#:]+|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?\]?")
 _Number = Annotated[float, Field(ge=0, le=1e9)]
 _NORMAL = Priority.normal  # an enumeration looks its members up by name, each time
 
@@ -111,7 +109,6 @@ class ShardSettings(Section):
         le=65535,
         description="the first shard's API port, others' after it; default: Unix sockets in the data directory",
     )
-    advertise_host: str | None = Field(None, description="where gateways reach this shard; default: host")
     credit_events: int = Field(10_000, ge=100, le=10**7, description="events that may be under way to a shard")
     rebalance_users_per_s: float = Field(
         500.0, gt=0, le=1e9, description="users sent away, or let back, per second when the ring changes"
@@ -124,10 +121,3 @@ class ShardSettings(Section):
     aggregation: AggregationSettings = AggregationSettings()
     conflation: ConflationSettings = ConflationSettings()
     recent_log: RecentLogSettings = RecentLogSettings()
-
-    @field_validator("advertise_host")
-    @classmethod
-    def _is_host(cls, value: str | None) -> str | None:
-        if value is not None and not _HOST.fullmatch(value):
-            raise ValueError("it must be an address or a name, without a scheme and a port")
-        return value

@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -17,8 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
+from solowire.runtime.settings.curve_settings import CurveSettings
 from solowire.runtime.settings.gateway_settings import GatewaySettings
 from solowire.runtime.settings.history_settings import HistorySettings
+from solowire.runtime.settings.hosts import LOOPBACK_FAULT, WILDCARD_FAULT, is_loopback, is_wildcard, split_endpoint
 from solowire.runtime.settings.legacy_settings import LegacySettings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.runtime.settings.listen_settings import ListenSettings
@@ -35,8 +38,9 @@ PREFIX = "SOLOWIRE_"
 DELIMITER = "__"
 SECRET_CHARACTERS = 16
 MAX_SHARDS = 256
-MASKED = ("secret", "token", "accepted_secrets")
+MASKED = ("secret", "token", "accepted_secrets", "curve")
 """Settings whose values nobody is shown."""
+LOCAL_HOST = "127.0.0.1"
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
@@ -105,13 +109,26 @@ class Settings(LegacySettings):
     token_file: Path | None = Field(
         None, description="file with that token in place of `token`, read again whenever another one is needed"
     )
-    backplane: str | None = Field(None, description="the router's ZeroMQ address; default: ipc in the data directory")
+    backplane: str | None = Field(
+        None,
+        description="where shards and gateways find the router: tcp://HOST:PORT (by convention port 7400, keys in "
+        "`curve`), or ipc:///PATH; default: ipc in the data directory",
+    )
+    backplane_bind: str | None = Field(
+        None,
+        description="where the router listens, if others find it under another address: tcp://[::]:7400 or "
+        "tcp://0.0.0.0:7400; default: backplane",
+    )
+    shard_index: int | None = Field(
+        None, ge=0, le=MAX_SHARDS - 1, description="which shard a process is, from 0, if --index doesn't say so"
+    )
     catalog: Path | None = Field(
         None, description="TOML or JSON with event types of this deployment's own, beside the domain's"
     )
     roles_file: Path | None = Field(None, description="TOML that replaces the built-in roles")
 
     auth: AuthSettings = AuthSettings()
+    curve: CurveSettings = CurveSettings()
     listen: ListenSettings = ListenSettings()
     gateway: GatewaySettings = GatewaySettings()
     limits: LimitsSettings = LimitsSettings()
@@ -166,13 +183,19 @@ class Settings(LegacySettings):
             raise ValueError("it must be one of http:// or https://, with a host")
         return value
 
-    @field_validator("backplane")
+    @field_validator("backplane", "backplane_bind")
     @classmethod
-    def _is_ipc(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith("ipc://"):
-            raise ValueError("it must be an ipc:// address: tcp needs CURVE keys, which this version can't take")
-        if value is not None and _is_too_long(value.removeprefix("ipc://")):
-            raise ValueError(f"it is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        scheme, _, rest = value.partition("://")
+        if scheme == "ipc" and rest:
+            if _is_too_long(rest):
+                raise ValueError(f"it is too long for a unix socket: {_IPC_PATH_LIMIT} bytes of path at most")
+        elif scheme == "tcp":
+            split_endpoint(rest)
+        else:
+            raise ValueError("it must be tcp://HOST:PORT or ipc:///PATH")
         return value
 
     @model_validator(mode="after")
@@ -185,11 +208,23 @@ class Settings(LegacySettings):
                 "port",
                 "shards",
             )
+        if self.backplane_bind is not None and (self.backplane or "").partition(":")[0] != "tcp":
+            raise make_conflict("{} is for a router of several hosts: set {} to tcp://…", "backplane_bind", "backplane")
+        if self.is_networked and is_wildcard(split_endpoint(self.backplane_address.removeprefix("tcp://"))[0]):
+            raise make_conflict(
+                f"{{}}: nobody can connect to all addresses; name the router's one, and have {PREFIX}BACKPLANE_BIND be "
+                "this",
+                "backplane",
+            )
         return self
 
     def name_setting(self, path: str) -> str:
         """A setting's name as the user wrote it, for what is said of it later. path: such as `shard.flush.high_ms`."""
         return self._write_name(tuple(path.split(".")))
+
+    def is_set(self, path: str) -> bool:
+        """Whether somebody has said what a setting that has no default is. path: as of `name_setting`."""
+        return reduce(getattr, path.split("."), self) is not None
 
     def set_writer(self, write_name: Callable[[tuple[str, ...]], str]) -> None:
         """How names were written where these settings were read."""
@@ -219,12 +254,42 @@ class Settings(LegacySettings):
             raise ConfigError(f"the data directory's path is too long for a unix socket: {path}; choose a shorter one")
         return f"ipc://{path}"
 
+    @property
+    def is_networked(self) -> bool:
+        """Whether the processes of the system may be on several hosts: the backplane is tcp."""
+        return self.backplane is not None and self.backplane.startswith("tcp://")
+
+    def find_advertised_host(self) -> str:
+        """Under which address the others reach this process. Raises ConfigError if they can't under what is set."""
+        if self.listen.advertised_host is not None:
+            return self.listen.advertised_host
+        if not self.is_networked:  # all are on this machine
+            return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        router, _ = split_endpoint(self.backplane_address.removeprefix("tcp://"))
+        fault = ""
+        if is_wildcard(self.host):
+            fault = WILDCARD_FAULT
+        elif is_loopback(self.host) and not is_loopback(router):
+            fault = LOOPBACK_FAULT
+        if fault:
+            setting = f"{PREFIX}LISTEN__ADVERTISED_HOST"
+            raise ConfigError(f"{self.name_setting('host')}: {self.host} {fault}; set {setting} to the one that can be")
+        return self.host
+
+    @property
+    def router_address(self) -> str:
+        """Where the router listens. Raises ConfigError as `backplane_address` does."""
+        return self.backplane_bind or self.backplane_address
+
     def find_shard_api(self, index: int) -> tuple[str, int] | Path:
         """Where a shard's HTTP API listens: host and port (0 lets the system choose), or a Unix socket."""
-        port = self.shard.api_port
-        if port is None:
+        port = self.listen.api_port
+        if port is None and self.shard.api_port is not None:
+            port = self.shard.api_port and self.shard.api_port + index
+        if port is None and not self.is_networked:
             return self.run_dir.absolute() / f"s{index}"
-        return self.listen.api_host, port and port + index
+        # Gateways ask it, which are on other hosts.
+        return self.listen.api_host or (self.host if self.is_networked else LOCAL_HOST), port or 0
 
     def find_shard_port(self, index: int) -> int:
         """0 lets the system choose."""
@@ -235,6 +300,8 @@ class Settings(LegacySettings):
     @property
     def router_metrics_port(self) -> int | None:
         """Where the router serves its metrics, 0 if the system is to choose; None if there is no room for a default."""
+        if self.listen.api_port is not None:
+            return self.listen.api_port
         if self.router.metrics_port is not None or not self.port:
             return self.router.metrics_port or 0
         port = self.port + 1 + MAX_SHARDS

@@ -79,6 +79,18 @@ def test_a_wrong_value_in_the_file_is_named(place: Path) -> None:
         ),
         ({"AUTH__ACCEPT_SECRET_TOKENS": "false"}, ["SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS", "auth.jwks"]),
         ({"AUTH__JWKS": "keys.json"}, ["auth.issuers (by default)", "SOLOWIRE_AUTH__JWKS"]),
+        ({"BACKPLANE": "tcp://0.0.0.0:7400"}, ["SOLOWIRE_BACKPLANE:", "SOLOWIRE_BACKPLANE_BIND"]),
+        ({"BACKPLANE": "tcp://[::]:7400"}, ["SOLOWIRE_BACKPLANE:", "SOLOWIRE_BACKPLANE_BIND"]),
+        ({"BACKPLANE_BIND": "tcp://[::]:7400"}, ["SOLOWIRE_BACKPLANE_BIND", "backplane (by default)"]),
+        ({"CURVE__SEED": "s" * 32, "CURVE__SEED_FILE": "x"}, ["SOLOWIRE_CURVE__SEED ", "SOLOWIRE_CURVE__SEED_FILE"]),
+        (
+            {"CURVE__SEED": "s" * 32, "CURVE__ROUTER_KEY": "x" * 40},
+            ["SOLOWIRE_CURVE__SEED ", "SOLOWIRE_CURVE__ROUTER_KEY"],
+        ),
+        (
+            {"CURVE__MEMBER_KEYS_FILE": "x", "CURVE__MEMBER_KEYS": "x" * 40},
+            ["SOLOWIRE_CURVE__MEMBER_KEYS ", "SOLOWIRE_CURVE__MEMBER_KEYS_FILE"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(options: dict[str, Any], words: list[str]) -> None:
@@ -104,10 +116,22 @@ def test_settings_that_contradict_each_other_are_named(options: dict[str, Any], 
         ({"GATEWAY__SHARD_URL": "http://{host}:{port}/ws"}, ["wss://"]),
         ({"GATEWAY__SHARD_URL": "{host}:{port}/ws"}, ["wss://"]),
         ({"GATEWAY__SHARD_URL": "wss:///ws"}, ["wss://"]),
-        ({"SHARD__ADVERTISE_HOST": "http://10.0.0.5"}, ["10.0.0.5"]),
-        ({"SHARD__ADVERTISE_HOST": "10.0.0.5:8001"}, ["without"]),
-        ({"SHARD__ADVERTISE_HOST": "s 1"}, ["without"]),
-        ({"BACKPLANE": "tcp://0.0.0.0:9000"}, ["CURVE"]),
+        ({"LISTEN__ADVERTISED_HOST": "http://10.0.0.5"}, ["10.0.0.5"]),
+        ({"LISTEN__ADVERTISED_HOST": "10.0.0.5:8001"}, ["without"]),
+        ({"LISTEN__ADVERTISED_HOST": "s 1"}, ["without"]),
+        ({"LISTEN__ADVERTISED_HOST": "[fd00::1"}, ["without"]),
+        ({"BACKPLANE": "http://router:7400"}, ["tcp://HOST:PORT", "ipc://"]),
+        ({"BACKPLANE": "ipc://"}, ["tcp://HOST:PORT", "ipc://"]),
+        ({"BACKPLANE": "tcp://router"}, ["port"]),
+        ({"BACKPLANE": "tcp://router:0"}, ["port"]),
+        ({"BACKPLANE": "tcp://router:70000"}, ["port"]),
+        ({"BACKPLANE": "tcp://:7400"}, ["address or a name"]),
+        ({"BACKPLANE": "tcp://fd00::1:7400"}, ["in brackets"]),
+        ({"BACKPLANE": "tcp://[fd00::x]:7400"}, ["address or a name"]),
+        ({"CURVE__SEED": "short"}, ["32"]),
+        ({"CURVE__SECRET_KEY": "x" * 39}, ["40 characters", "`solowire keys`"]),
+        ({"CURVE__ROUTER_KEY": "x" * 39}, ["40 characters", "`solowire keys`"]),
+        ({"CURVE__MEMBER_KEYS": "x" * 40 + "," + "x" * 41}, ["number 2", "`solowire keys`"]),
         ({"BACKPLANE": "ipc://" + "x" * 200}, ["too long"]),
         ({"URL": "localhost:8000"}, ["http://"]),
         ({"URL": "http://[::1"}, ["http://"]),
@@ -125,7 +149,7 @@ def test_a_value_that_means_nothing_is_named_with_the_way_out(options: dict[str,
 
 def test_a_host_that_is_empty_in_the_file(place: Path) -> None:
     """There an empty text is one, other than in the environment."""
-    assert "solowire.toml: shard.advertise_host: " in fault(toml(place, "[shard]\nadvertise_host = ''\n"))
+    assert "solowire.toml: listen.advertised_host: " in fault(toml(place, "[listen]\nadvertised_host = ''\n"))
 
 
 def test_a_conflict_says_where_each_setting_stands(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

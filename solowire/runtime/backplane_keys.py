@@ -1,0 +1,102 @@
+"""The keys of a process on a backplane over TCP, out of the settings and the files that these name.
+
+What it keeps true: no process listens or connects over TCP without keys. What is missing is one line that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from solowire.backplane.curve_keys import (
+    MemberKeys,
+    RouterKeys,
+    derive_member_keys,
+    derive_router_keys,
+    find_public_key,
+)
+from solowire.errors import ConfigError
+from solowire.runtime.settings import Settings
+from solowire.runtime.settings.curve_settings import check_keys, split_keys, split_seeds
+from solowire.runtime.settings.setting_paths import to_variable
+
+
+def load_router_keys(settings: Settings) -> RouterKeys | None:
+    """The router's; None where the backplane is ipc, whose directory keeps others out. Raises ConfigError."""
+    if not settings.is_networked:
+        return None
+    seeds = _read_seeds(settings)
+    if seeds:
+        return derive_router_keys(seeds)
+    secret, members = _read_secret_key(settings), _read_keys(settings, "member_keys")
+    if secret is None or not members:
+        raise _make_fault(settings, secret_key=secret, member_keys=members)
+    return RouterKeys(secret, frozenset(members))
+
+
+def load_member_keys(settings: Settings) -> MemberKeys | None:
+    """A shard's or a gateway's; None where the backplane is ipc. Raises ConfigError."""
+    if not settings.is_networked:
+        return None
+    seeds = _read_seeds(settings)
+    if seeds:
+        return derive_member_keys(seeds)
+    secret, routers = _read_secret_key(settings), _read_keys(settings, "router_key")
+    if secret is None or not routers:
+        raise _make_fault(settings, secret_key=secret, router_key=routers)
+    return MemberKeys(secret, tuple(routers))
+
+
+def _make_fault(settings: Settings, **keys: object) -> ConfigError:
+    """Names the keys that are missing. keys: by the names of their settings, found or not."""
+    missing = " and ".join(to_variable(("curve", name)) for name, found in keys.items() if not found)
+    seed = to_variable(("curve", "seed"))
+    return ConfigError(
+        f"{settings.name_setting('backplane')}: a tcp backplane needs keys; set {missing} (`solowire keys` "
+        f"makes them), or {seed} to the same text for all processes"
+    )
+
+
+def _read_seeds(settings: Settings) -> list[str]:
+    if settings.curve.seed is not None:
+        return split_seeds(settings.curve.seed.get_secret_value())
+    if settings.curve.seed_file is None:
+        return []
+    try:
+        return split_seeds(_read_file(settings, "seed_file", settings.curve.seed_file))
+    except ValueError as error:
+        raise ConfigError(f"{settings.name_setting('curve.seed_file')} {settings.curve.seed_file}: {error}") from None
+
+
+def _read_secret_key(settings: Settings) -> str | None:
+    if settings.curve.secret_key is not None:
+        return settings.curve.secret_key.get_secret_value()
+    path = settings.curve.secret_key_file
+    if path is None:
+        return None
+    secret = _read_file(settings, "secret_key_file", path).strip()
+    try:
+        find_public_key(secret)
+    except ValueError as error:
+        raise ConfigError(f"{settings.name_setting('curve.secret_key_file')} {path}: {error}") from None
+    return secret
+
+
+def _read_keys(settings: Settings, name: str) -> list[str]:
+    path: Path | None = getattr(settings.curve, f"{name}_file")
+    found: list[str] = getattr(settings.curve, name)
+    if path is None:
+        return found
+    try:
+        return check_keys(split_keys(_read_file(settings, f"{name}_file", path)))
+    except ValueError as error:
+        raise ConfigError(f"{settings.name_setting(f'curve.{name}_file')} {path}: {error}") from None
+
+
+def _read_file(settings: Settings, name: str, path: Path) -> str:
+    """Of a file whose permissions are the operator's affair: a volume of Kubernetes belongs to root and a group."""
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{settings.name_setting(f'curve.{name}')} {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{settings.name_setting(f'curve.{name}')} {path}: it is no text") from None

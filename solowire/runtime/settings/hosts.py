@@ -1,0 +1,61 @@
+"""Hosts, as they are written in settings: addresses, names, and TCP endpoints made of one and a port."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+_NAME = re.compile(r"[^\s/@?#:\[\]]+")
+_PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+
+WILDCARD_FAULT = "stands for all addresses of this machine, and the other hosts need one of them"
+LOOPBACK_FAULT = "can't be reached from other hosts"
+
+
+def check_host(text: str) -> str:
+    """An address or a name; an IPv6 address without its brackets. Raises ValueError."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in bare:
+        try:
+            ip_address(bare)
+        except ValueError:
+            bare = ""
+    elif bare is not text or not _NAME.fullmatch(text):
+        bare = ""
+    if not bare:
+        raise ValueError("it must be an address or a name, without a scheme and a port")
+    return bare
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """Host and port of `10.0.0.5:7400`, `router.example:7400` or `[fd00::5]:7400`. Raises ValueError."""
+    host, sign, port = text.rpartition(":")
+    if not sign or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError("a port is missing, from 1 to 65535: write tcp://HOST:PORT")
+    if ":" in host and not host.startswith("["):
+        raise ValueError("an IPv6 address stands in brackets: tcp://[fd00::5]:7400")
+    return check_host(host), int(port)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for all addresses of a machine."""
+    address = _parse(host)
+    return host == "" or (address is not None and address.is_unspecified)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is known to mean the machine itself."""
+    address = _parse(host)
+    return address.is_loopback if address is not None else host.rstrip(".") == "localhost"
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an address, which one machine has at a time, and no name, which may come to mean another one."""
+    return _parse(host) is not None
+
+
+def _parse(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
