@@ -15,6 +15,7 @@ import structlog
 from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane.messages import RingState, RouterMessage, ShardAddress
+from solowire.router.log.earlier_epochs import load_earlier_epochs
 from solowire.router.log.journal import Journal
 from solowire.router.log.shard_cursor import ShardCursor
 from solowire.router.membership import Membership
@@ -49,6 +50,7 @@ class RingAnnouncer:
         self._cursors = cursors
         self._send = send
         self._sampler = sampler
+        self._earlier_epochs = load_earlier_epochs(journal)
         stored = _load_ring(journal)
         if stored is not None:
             members.presume(stored.shards, stored.version, now)
@@ -83,7 +85,8 @@ class RingAnnouncer:
         shard_cursor = self._cursors.get(peer)
         version, journal = self._members.version, self._journal
         since = shard_cursor.personal_since if shard_cursor is not None else version
-        return RingState(journal.epoch, version, journal.last_offset, self._members.shards, since, lost)
+        earlier = self._earlier_epochs
+        return RingState(journal.epoch, version, journal.last_offset, self._members.shards, since, lost, earlier)
 
 
 def _load_ring(journal: Journal) -> _StoredRing | None:

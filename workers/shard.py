@@ -283,6 +283,7 @@ class Shard:
     def on_ring(self, state: RingState, now: float) -> None:
         """Takes the ring, and sends away whoever it gives to another shard."""
         self._log_follower.on_ring(state.epoch, state.last_offset, now)
+        self.log.earlier_epochs = state.earlier_epochs
         self._departures.close_lost()
         self._handshake.replays.repeat_requests()
         self.history.repeat_requests()

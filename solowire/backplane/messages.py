@@ -400,7 +400,7 @@ class RingState(_BackplaneMessage, tag="ring_state"):
 
     personal_since: the oldest ring by which the receiver, a shard, still gets its users' own events: whom a ring from
     then on took away may stay until it is their turn. removed_shards: (index, connections) of those that this change
-    has taken away.
+    has taken away. earlier_epochs: up to which offset the log is that of another epoch, by epoch.
     """
 
     epoch: str
@@ -409,6 +409,7 @@ class RingState(_BackplaneMessage, tag="ring_state"):
     shards: list[ShardAddress]
     personal_since: int = 0
     removed_shards: list[tuple[int, int]] = []
+    earlier_epochs: dict[str, int] = {}
 
 
 class LogBatch(_BackplaneMessage, tag="log_batch"):

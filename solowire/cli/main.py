@@ -22,6 +22,7 @@ import click
 import structlog
 
 from solowire import __version__
+from solowire.cli import backup_commands as cli_backups
 from solowire.cli import event_commands as cli_events
 from solowire.cli import source_commands as cli_sources
 from solowire.cli import user_commands as cli_users
@@ -101,6 +102,8 @@ for command in (
     cli_users.revoke,
     cli_users.revocations,
     cli_users.unrevoke,
+    cli_backups.backup,
+    cli_backups.restore,
 ):
     cli.add_command(command)
 

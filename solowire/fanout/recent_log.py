@@ -244,6 +244,7 @@ class RecentLog:
         skipped: SkippedEvents | None = None,
     ) -> None:
         self.epoch = ""  # of the router's log that it is a part of; "" before there is one
+        self.earlier_epochs: dict[str, int] = {}  # up to which offset that log is one of another epoch, by epoch
         self.position = 0
         self.start_offset = 0
         self.entry_bytes = 0

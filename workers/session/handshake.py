@@ -24,7 +24,7 @@ from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.model.catalog import Catalog
 from solowire.model.subscriptions import Wanted, resolve
-from solowire.protocol.messages import REPLAYING, STATES_FORGOTTEN, Hello, Notice, Reconnect, Welcome
+from solowire.protocol.messages import REPLAYING, STATES_FORGOTTEN, Hello, Notice, Reconnect, Resume, Welcome
 from solowire.runtime.settings.replay_settings import ReplaySettings
 from solowire.runtime.settings.session_settings import SessionSettings
 from solowire.workers.clock import Clock
@@ -125,28 +125,39 @@ class Handshake:
 
     def _start(self, connection: Connection, hello: Hello, now: float) -> None:
         rank = self._budget.charge(connection.identity.user, self._estimate_cost(hello), now)
-        resume = hello.resume
-        if resume is None or resume.epoch != self._log.epoch:
-            self._welcome(connection, hello, None, "epoch" if resume is not None else None, now)
+        cursor = self._find_cursor(hello.resume)
+        if cursor is None:
+            self._welcome(connection, hello, None, "epoch" if hello.resume is not None else None, now)
             return
-        if resume.cursor < self._log.unsendable_until:
+        if cursor < self._log.unsendable_until:
             self._welcome(connection, hello, None, "retention", now)
             return
         resolved = resolve(connection.wanted, connection.view, self._catalog)
         key = build_feed_key(resolved.selection, connection.view, connection.codec, self._catalog)
         connection.become(State.resuming)
         self._timers.schedule(now + REPLAY_CHECK_SECONDS, TimerKind.replay, connection)
-        cost = self._count_unread(resume.cursor)
+        cost = self._count_unread(cursor)
         matcher = FeedFilter(key, self._catalog)
-        self.replays.start(ReplayTask(connection, hello, resume.cursor, matcher, cost=cost, rank=rank, began=now))
+        self.replays.start(ReplayTask(connection, hello, cursor, matcher, cost=cost, rank=rank, began=now))
         self.welcome_finished(now)
 
     def _estimate_cost(self, hello: Hello) -> int:
         """How many records of the log are read for it, as far as can be told, and all else that it takes."""
-        states, resume = self._log.state_count, hello.resume
-        if resume is None or resume.epoch != self._log.epoch:
+        states, cursor = self._log.state_count, self._find_cursor(hello.resume)
+        if cursor is None:
             return HELLO_RECORDS + states // STATES
-        return HELLO_RECORDS + states // STATES_HELD_BACK + self._count_unread(resume.cursor)
+        return HELLO_RECORDS + states // STATES_HELD_BACK + self._count_unread(cursor)
+
+    def _find_cursor(self, resume: Resume | None) -> int | None:
+        """Where in this log a client stands; None for one that says nothing, or of another log than this.
+
+        Of a log from whose backup this one was restored the cursors are good as far as the backup went.
+        """
+        if resume is None:
+            return None
+        if resume.epoch == self._log.epoch:
+            return resume.cursor
+        return resume.cursor if resume.cursor <= self._log.earlier_epochs.get(resume.epoch, -1) else None
 
     def _count_unread(self, cursor: int) -> int:
         return max(0, self._log.start_offset - cursor) + self._log.count_after(cursor) // RECENT

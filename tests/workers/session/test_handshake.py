@@ -265,6 +265,18 @@ def test_a_cursor_that_cant_be_resumed_is_refused(cursor: int, epoch: str, reaso
     assert offsets == []
 
 
+@pytest.mark.parametrize(("cursor", "resumed"), [(40, True), (3, True), (41, False)])
+def test_a_cursor_of_the_log_before_a_restore_is_good_as_far_as_the_backup_went(cursor: int, resumed: bool) -> None:
+    """Behind its end offsets were given anew to other events: who stands there is told that it has missed something."""
+    b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
+    for _ in range(50):
+        b.publish("custom.a")
+    b.shard.log.earlier_epochs = {"epoch-0": 40}
+    welcome, offsets = resume_client(b, cursor, "epoch-0")
+    assert (welcome.resumed, welcome.reason, welcome.epoch) == (resumed, None if resumed else "epoch", "epoch-1")
+    assert offsets == (list(range(cursor + 1, 51)) if resumed else [])
+
+
 def test_what_the_recent_log_has_forgotten_comes_from_the_router() -> None:
     """A cursor older than the shard's memory is resumed all the same: the router's part first, then the shard's."""
     b = ShardHarness(recent=RecentLog(catalog=CATALOG, max_events=20))
