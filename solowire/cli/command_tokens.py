@@ -19,10 +19,12 @@ TOKEN_SECONDS = 12 * 3600.0
 MAX_TOKEN_FILE_BYTES = 64 * 1024
 
 
-def make_token(settings: Settings, permission: str, *, connects: bool = False) -> str | Callable[[], str]:
+def make_token(
+    settings: Settings, permission: str, *, wished: str | None = None, connects: bool = False
+) -> str | Callable[[], str]:
     """The configured token, or its file's; else one signed here, anew whenever it is asked for, for this process alone.
 
-    Raises ConfigError.
+    wished: a permission to have beside the other, if a role grants both. Raises ConfigError.
     """
     if settings.token is not None:
         return settings.token.get_secret_value()
@@ -30,7 +32,7 @@ def make_token(settings: Settings, permission: str, *, connects: bool = False) -
         return open_token_file(settings.token_file, settings.name_setting("token_file"))
     need_secret_tokens(settings)
     load_secret(settings, create=False)  # says now that there is none
-    role = choose_role(settings, permission, connects=connects)
+    role = choose_role(settings, permission, wished=wished, connects=connects)
     user = f"cli:{_login()}@{socket.gethostname()}:{os.getpid()}"
     return lambda: sign_token(settings, user, role, TOKEN_SECONDS)
 
@@ -61,10 +63,11 @@ def need_secret_tokens(settings: Settings) -> None:
         raise ConfigError("SOLOWIRE_AUTH__ACCEPT_SECRET_TOKENS is false: give a token of your provider with --token")
 
 
-def choose_role(settings: Settings, permission: str, *, connects: bool = False) -> str:
+def choose_role(settings: Settings, permission: str, *, wished: str | None = None, connects: bool = False) -> str:
     """The role to sign for: the widest for administrators, else the one that grants little beside `permission`.
 
-    Raises ConfigError if there is none. connects: it must be allowed to open a connection.
+    Raises ConfigError if there is none. wished: granted too, if there is such a role. connects: it must be allowed to
+    open a connection.
     """
     from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.roles import load_roles
@@ -78,7 +81,12 @@ def choose_role(settings: Settings, permission: str, *, connects: bool = False) 
         which = f"{permission!r} and may connect" if connects else repr(permission)
         raise ConfigError(f"roles file {settings.roles_file}: no role grants {which}, which is what to sign for here")
     everything = permission == ADMINISTER
-    return min(able, key=lambda name: ("*" in able[name].permissions) is not everything)
+
+    def rank(name: str) -> tuple[bool, bool]:
+        permissions = able[name].permissions
+        return ("*" in permissions) is not everything, wished is not None and not is_granted(permissions, wished)
+
+    return min(able, key=rank)
 
 
 def sign_token(

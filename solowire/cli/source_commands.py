@@ -17,6 +17,9 @@ from solowire.cli.system_parts import make_forwarders_parts, make_host_parts
 from solowire.model.access import PUBLISH
 from solowire.runtime.settings import Settings
 
+READ_STEPS = "dns.read"
+"""What a source of zones needs to see what another one has told."""
+
 if TYPE_CHECKING:
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import SourcePart
@@ -190,7 +193,7 @@ def _run_source(
 
     async def run(stop: asyncio.Event) -> None:
         server = settings.source.server or socket.gethostname()
-        outlet = EventOutlet(settings.url, make_token(settings, PUBLISH), server=server)
+        outlet = EventOutlet(settings.url, make_token(settings, PUBLISH, wished=READ_STEPS), server=server)
         parts = make_parts(settings, outlet)
         async with outlet:
             await run_source(kind, parts, outlet, stop, url=settings.url, begun=process.report_ready)

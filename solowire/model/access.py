@@ -58,6 +58,7 @@ ROLES: Mapping[str, Role] = {
     ),
     "viewer": Role(_READS, ("health.*", "dns.*", "security.*", "system.*", "bulk.*", "custom.*")),
     "publisher": Role((PUBLISH,), may_connect=False),
+    "source": Role((PUBLISH, "dns.read")),
 }
 
 

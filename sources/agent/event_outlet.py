@@ -11,7 +11,7 @@ What it keeps true:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +19,7 @@ import structlog
 
 from solowire.errors import BufferFull
 from solowire.sdk.arguments import Token
+from solowire.sdk.client import Client
 from solowire.sdk.foreign_refusals import REFUSED_ELSEWHERE
 from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
@@ -29,6 +30,8 @@ TELEMETRY_BUFFER_EVENTS = 50_000
 """Of the lane of telemetry: what a busy server is asked in some seconds, some 20 MB."""
 TELEMETRY_BATCH = 2_000
 TELEMETRY_LINGER_S = 0.05  # half of what a query may wait in all
+ASK_S = 60.0
+"""For which a question to the log is asked again, if it is not answered."""
 
 logger = structlog.get_logger()
 
@@ -42,6 +45,8 @@ class EventOutlet:
     def __init__(self, url: str, token: Token, *, server: str) -> None:
         self.server = server
         self.dropped_count = 0
+        self._url = url
+        self._token = token
         self.contact = GatewayContact()  # of all lanes of the source, those of its logs too
         self._changes = Publisher(
             url,
@@ -147,6 +152,21 @@ class EventOutlet:
     async def drain_changes(self) -> None:
         """The same, of what must not be lost: what was published is in the gateway's log then."""
         await self._changes.drain()
+
+    async def read_newest(
+        self, types: Sequence[str], filter: Mapping[str, Sequence[str]], limit: int
+    ) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+        """Types and data of events in the gateway's log, of all publishers, newest first.
+
+        Raises ClientError: SubscriptionDenied if the token may not read them.
+        """
+        client = Client(self._url, self._token, strict=True)
+        history = client.history(types=types, filter=filter, limit=limit, order="desc", retry_for=ASK_S)
+        try:
+            async for event in history:
+                yield event.type, event.data
+        finally:
+            await history.close()
 
     def _name_server(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         return data if "server" in data else {"server": self.server, **data}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -67,7 +68,12 @@ class Agent:
         options = ["--zones-of", f"127.0.0.1#{server.port}", "--zone-names", "z.example", "--server", name]
         options += ["--notify", f"127.0.0.1#{port}", "--log", str(server.log), "--data-dir", str(system.data_dir)]
         self.options = [*options, "--url", system.url, "--state-dir", str(state)]
+        self.state = state
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def __enter__(self) -> Agent:
         return self
@@ -93,6 +99,16 @@ class Agent:
             )
             while b"READY=1" not in heard.recv(100):
                 assert self.process.poll() is None, self.output.read_text()
+
+    async def wait_until_left_out(self, serial: int) -> None:
+        """Waits until it has left out steps up to a serial, as another one has told them."""
+        async with asyncio.timeout(120):
+            while True:
+                lines = self.output.read_text().splitlines(keepends=True)
+                told = [json.loads(line) for line in lines if '"zone_steps_left_out"' in line and line.endswith("\n")]
+                if any(line["serial"] == serial for line in told):
+                    return
+                await asyncio.sleep(0.1)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -196,3 +212,63 @@ async def test_a_primary_and_its_secondary_tell_one_change_once(own_system: Syst
     assert sum(len(page["changes"]) for page in pages) == 700
     assert [type for type, _ in told].count("bulk_started") == 1
     assert [type for type, _ in told].count("bulk_completed") == 1
+
+
+async def test_a_whole_zone_and_single_steps_are_one_change_whoever_comes_first(
+    own_system: System, tmp_path: Path
+) -> None:
+    """The secondary is sent whole zones that skip serials, and its primary's agent sees each step.
+
+    First the steps are told and then the zone, then the zone and, by an agent that was away, the steps.
+    """
+    ports = free_ports(5)
+    with BindServer(tmp_path / "one", zones={"z.example": ZONE}, notify=[ports, ports + 2]) as primary:
+        more = (
+            f'zone "z.example" {{ type secondary; primaries {{ 127.0.0.1 port {primary.port}; }}; file "z.db"; '
+            "request-ixfr no; };"
+        )
+        second = BindServer(tmp_path / "two", notify=[ports + 1], more=more)
+        second.port = ports + 2
+
+        async def skip_serials(letter: str, upto: int) -> None:
+            """Makes changes of which the secondary is sent the last state alone."""
+            second.stop()
+            for number in range(4):
+                primary.update(f"add {letter}{number}.z.example 60 A 192.0.2.1")
+            primary.update(f"delete {letter}0.z.example")
+            assert primary.serial("z.example") == upto
+            if here.is_running:
+                await wait_for_serial(own_system, upto)
+            second.start()
+            second.rndc("retransfer", "z.example")
+
+        with (
+            second,
+            Agent(own_system, primary, "ns1", ports, tmp_path / "s1") as here,
+            Agent(own_system, second, "ns2", ports + 1, tmp_path / "s2") as there,
+        ):
+            await here.start()
+            await there.start()
+            primary.update("add first.z.example 60 A 192.0.2.1")
+            await wait_for_serial(own_system, 2)
+            await skip_serials("a", 7)
+            await there.wait_until_left_out(7)
+            here.kill()
+            await skip_serials("b", 12)
+            await wait_for_serial(own_system, 12)
+            await here.start()
+            await here.wait_until_left_out(12)
+            primary.update("add last.z.example 60 A 192.0.2.1")  # a step that both see
+            await wait_for_serial(own_system, 13)
+            here.end()
+            there.end()
+            told = await list_told(own_system)
+    steps = [(data["serial_before"], data["serial"], data["transfer"]) for type, data in told if type == "zone_updated"]
+    assert steps == [(n, n + 1, "ixfr") for n in range(1, 7)] + [(7, 12, "axfr"), (12, 13, steps[-1][2])]
+    assert [(type, data["name"]) for type, data in told if type in CHANGES] == [
+        ("record_created", "first.z.example"),
+        *[("record_created", f"a{number}.z.example") for number in range(4)],
+        ("record_deleted", "a0.z.example"),
+        *[("record_created", f"b{number}.z.example") for number in range(1, 4)],
+        ("record_created", "last.z.example"),
+    ]

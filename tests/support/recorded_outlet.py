@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -43,6 +43,13 @@ class RecordedOutlet(EventOutlet):
         self.events += [{"lane": "telemetry", **msgspec.json.decode(event)} for event in accepted]
         self.dropped_count += len(events) - len(accepted)
         return len(accepted)
+
+    async def read_newest(
+        self, types: Sequence[str], filter: Mapping[str, Sequence[str]], limit: int
+    ) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+        for event in self.events[: -limit - 1 : -1]:
+            if event["type"] in types and all(event["data"].get(name) in filter[name] for name in filter):
+                yield event["type"], event["data"]
 
     async def drain(self) -> None:
         return

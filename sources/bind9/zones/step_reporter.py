@@ -88,6 +88,14 @@ class StepReporter:
         await self._publish("zone_updated", summary, step.identity.make_step_id("zone"))
         self._status.read_count += 1
 
+    async def pass_over_step(self, step: ZoneStep, *, until: float) -> None:
+        """Tells the other parts alone of a step that the log has already. until: as of `report_step`."""
+        author = await self._find_author(step, until)
+        async for changes in self._read_told(step)():
+            for change in changes:
+                await self._tell_observers(step.identity, change, step.identity.make_change_id(change), author)
+        self._status.read_count += 1
+
     async def drain(self) -> None:
         """Waits until the gateway has all that was reported."""
         await self._outlet.drain_changes()

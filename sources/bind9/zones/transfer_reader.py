@@ -40,10 +40,14 @@ class CurrentSerial(msgspec.Struct, frozen=True):
 
 
 class SerialStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a zone, with its SOA before and after. removed, added: records, without the SOA."""
+    """One step of a zone, with its SOA before and after. removed, added: records, without the SOA.
+
+    newest: the SOA to which the last step of the transfer leads.
+    """
 
     soa_before: ZoneRecord
     soa: ZoneRecord
+    newest: ZoneRecord
     removed: list[ZoneRecord]
     added: list[ZoneRecord]
 
@@ -229,7 +233,13 @@ class TransferReader:
                 raise _make_fault("its steps don't join")
             if not is_serial_before(_read_serial(self._soa_before), _read_serial(self._soa)):
                 raise _make_fault("a step doesn't lead to a later serial")
-            yield SerialStep(soa_before=self._soa_before, soa=self._soa, removed=self._removed, added=self._added)
+            yield SerialStep(
+                soa_before=self._soa_before,
+                soa=self._soa,
+                newest=self._newest,
+                removed=self._removed,
+                added=self._added,
+            )
             self._removed, self._added = [], []
             self._soa_before = record
             self._stage = _Stage.done if record.data == self._newest.data else _Stage.removed

@@ -1,7 +1,7 @@
 """The following of one zone at a time: what the server has is compared with what is held, told, and held then.
 
-What it keeps true: the held serial moves only when the gateway has all events of the steps up to it. A zone that is
-asked for the first time is taken as it is, without events.
+What it keeps true: the held serial moves only when the gateway has all events of the steps up to it, of this source or
+of another one. A zone that is asked for the first time is taken as it is, without events.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import ParamSpec, TypeVar
 
 import dns.name
 import dns.tsig
+import structlog
 
 from solowire.errors import TransferError
 from solowire.sources.bind9.zones.step_reporter import StepReporter, ZoneStep
+from solowire.sources.bind9.zones.told_steps import ToldSpan, ToldSteps, covers_span
 from solowire.sources.bind9.zones.transfer_reader import CurrentSerial, SerialStep, TransferItem, WholeZone, ZoneContent
 from solowire.sources.bind9.zones.zone_change import HeldRRsets, RRsetChange, apply_step, list_keys, tally_changes
 from solowire.sources.bind9.zones.zone_client import ZoneClient
@@ -32,6 +34,8 @@ BATCH_RECORDS = 50_000
 """After so many, what was told is written down; a kill costs the telling of so much again."""
 CHANGES_AT_ONCE = 2_000
 _ROWS_AT_ONCE = 5_000
+
+logger = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,12 +60,20 @@ class ZoneFollower:
     """Follows zones, each of them once at a time. max_records: of one zone."""
 
     def __init__(
-        self, client: ZoneClient, store: ZoneStore, thread: StoreThread, reporter: StepReporter, *, max_records: int
+        self,
+        client: ZoneClient,
+        store: ZoneStore,
+        thread: StoreThread,
+        reporter: StepReporter,
+        told: ToldSteps,
+        *,
+        max_records: int,
     ) -> None:
         self._client = client
         self._store = store
         self._call = thread.call
         self._reporter = reporter
+        self._told = told
         self._max_records = max_records
 
     async def follow_zone(self, held: HeldZone, key: dns.tsig.Key | None, *, is_announced: bool) -> HeldZone:
@@ -186,7 +198,12 @@ class ZoneFollower:
                 is_whole=True,
                 read_changes=read_changes,
             )
-            await self._reporter.report_step(step, until=until)
+            skips_serials = not is_rollback and (serial - before) % 2**32 > 1
+            if skips_serials and await self._told.is_told(held.name, before, serial, waits=True):
+                await self._reporter.pass_over_step(step, until=until)
+                log_left_out(held, before, serial, 1)
+            else:
+                await self._reporter.report_step(step, until=until)
             await self._reporter.drain()
         if is_rollback:
             era = begin_era(held.name, era, before, serial, now)
@@ -199,6 +216,11 @@ def make_identity(
     """The identity of a step of a held zone."""
     mark = era.mark if era is not None else ""
     return StepIdentity(zone=held.name, serial_before=before, serial=serial, era=mark, is_rollback=is_rollback)
+
+
+def log_left_out(held: HeldZone, before: int, serial: int, count: int) -> None:
+    """Says that steps were not told, as the log has them of another source."""
+    logger.info("zone_steps_left_out", zone=str(held.name), serial_before=before, serial=serial, steps=count)
 
 
 class _ZoneSteps:
@@ -215,6 +237,8 @@ class _ZoneSteps:
         self._soa: ZoneRecord | None = None
         self._era = held.era
         self._count = 0
+        self._left_out_count = 0
+        self._told: list[ToldSpan] | None = None  # what the log had when the transfer of several steps began
 
     async def take_step(self, step: SerialStep) -> None:
         """Tells a step. Raises TransferError if it doesn't fit what is held."""
@@ -240,7 +264,13 @@ class _ZoneSteps:
             read_changes=read_changes,
         )
         try:
-            await follower._reporter.report_step(told, until=self._until)
+            if await self._is_told(before, serial, parse_soa(step.newest).serial):
+                await follower._reporter.pass_over_step(told, until=self._until)
+                self._left_out_count += 1
+                if serial == parse_soa(step.newest).serial:
+                    log_left_out(held, parse_soa(held.soa or step.soa_before).serial, serial, self._left_out_count)
+            else:
+                await follower._reporter.report_step(told, until=self._until)
         except BaseException:
             self._rrsets.clear()  # they hold this step, which is not told as a whole
             self._soa = None
@@ -249,6 +279,15 @@ class _ZoneSteps:
         self._count += 1
         if self._count >= BATCH_STEPS or sum(len(records) for records in self._rrsets.values()) > BATCH_RECORDS:
             await self.save()
+
+    async def _is_told(self, before: int, serial: int, newest: int) -> bool:
+        """Whether the log has the step, where another source may have told it as a part of a longer one."""
+        told, zone = self._follower._told, self._held.name
+        if (serial - before) % 2**32 > 1:
+            return await told.is_told(zone, before, serial, waits=True)
+        if self._told is None and serial != newest:
+            self._told = await told.read_spans(zone)
+        return self._told is not None and covers_span(self._told, before, serial)
 
     async def save(self) -> HeldZone:
         """Writes down what was told, when the gateway has it; returns the zone as it is held then."""

@@ -40,7 +40,7 @@ SOA = record("z.example", "SOA", "ns. h. 1 2 3 4 5")
 
 
 def make_step(removed: list[ZoneRecord], added: list[ZoneRecord]) -> SerialStep:
-    return SerialStep(soa_before=SOA, soa=SOA, removed=removed, added=added)
+    return SerialStep(soa_before=SOA, soa=SOA, newest=SOA, removed=removed, added=added)
 
 
 ADDRESSES = [record("a.z.example", "A", f"192.0.2.{n}") for n in range(5)]
