@@ -15,6 +15,7 @@ from solowire.runtime.settings import Settings
 if TYPE_CHECKING:
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import SourcePart
+    from solowire.sources.agent.traffic_figures import TrafficObserver
     from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
     from solowire.sources.bind9.queries.query_observer import QueryObserver
     from solowire.sources.bind9.security.drift_part import DriftPart
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from solowire.sources.bind9.statistics_channel import StatisticsChannel
     from solowire.sources.bind9.zones.observed_change import ChangeObserver
     from solowire.sources.bind9.zones.update_authors import UpdateAuthors
+    from solowire.sources.forwarders.forwarders_part import ForwardersPart
 
 
 def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[SourcePart]:
@@ -36,7 +38,8 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
     security = _make_security_parts(settings, outlet)
     drift = _make_drift_parts(settings, outlet)
     configuration = _make_configuration_parts(settings, outlet)
-    dnstap = _make_dnstap_parts(settings, outlet, security)
+    forwarders = _make_forwarders_parts(settings, outlet)
+    dnstap = _make_dnstap_parts(settings, outlet, security, [part.note_traffic for part in forwarders])
     channel = _make_channel(settings)
     state = BindState(outlet.server)
     parts: list[SourcePart] = [
@@ -47,6 +50,7 @@ def make_bind9_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Source
         *_make_statistics_parts(settings, outlet, channel, state, dnstap),
         *_make_zone_parts(settings, outlet, channel, authors, [part.observe_change for part in drift]),
         *drift,
+        *forwarders,
     ]
     if parts:
         parts += security
@@ -99,10 +103,31 @@ def _make_drift_parts(settings: Settings, outlet: EventOutlet) -> Sequence[Drift
     return [DriftPart(pipelines, outlet, allows_unknown=drift.allows_unknown)]
 
 
+def _make_forwarders_parts(settings: Settings, outlet: EventOutlet) -> Sequence[ForwardersPart]:
+    """What probes forwarders, if this source is to do it. Raises ConfigError if none are named."""
+    from solowire.sources.forwarders.forwarders_part import ForwardersPart
+
+    forwarders = settings.source.forwarders
+    if not forwarders.with_bind9:
+        return ()
+    if forwarders.named_conf is None and not forwarders.addresses:
+        named_conf = settings.source.configuration.named_conf
+        if named_conf is None:
+            raise ConfigError(
+                "no forwarders to probe: give named's configuration, which names them, with --named-conf "
+                "/etc/bind/named.conf, or name them in source.forwarders.addresses"
+            )
+        forwarders = forwarders.model_copy(update={"named_conf": named_conf})
+    return [ForwardersPart(forwarders, outlet)]
+
+
 def _make_dnstap_parts(
-    settings: Settings, outlet: EventOutlet, observers: Sequence[QueryObserver]
+    settings: Settings,
+    outlet: EventOutlet,
+    observers: Sequence[QueryObserver],
+    traffic_observers: Sequence[TrafficObserver],
 ) -> Sequence[DnstapPart]:
-    """What is told of queries by dnstap. observers: are told of each."""
+    """What is told of queries by dnstap. observers: are told of each. traffic_observers: of what forwarders did."""
     from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
 
     queries = settings.source.queries
@@ -116,6 +141,7 @@ def _make_dnstap_parts(
             zones=queries.zones,
             stats_interval_s=queries.stats_interval_s,
             observers=observers,
+            traffic_observers=traffic_observers,
         )
     ]
 

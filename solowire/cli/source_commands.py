@@ -50,6 +50,12 @@ def source() -> None:
     metavar="URL",
     help="named's statistics channel, such as http://127.0.0.1:8053: its figures, and which zones there are.",
 )
+@click.option(
+    "--probe-forwarders",
+    is_flag=True,
+    default=None,
+    help="Probe the forwarders of --named-conf, too, and tell with that what dnstap tells of them.",
+)
 @click.option("--rules", type=PathOption(readable=False), help="Rules for security findings. [default: built in]")
 @click.option("--server", help="What to call the server. [default: this host's name]")
 @click.option("--zones", help="Zones, separated by commas: queries beneath one are labelled with it.")
@@ -73,6 +79,7 @@ def bind9(
     logs: tuple[Path, ...],
     named_conf: Path | None,
     statistics: str | None,
+    probe_forwarders: bool | None,
     rules: Path | None,
     server: str | None,
     zones: str | None,
@@ -107,6 +114,7 @@ def bind9(
         "configuration": {"named_conf": named_conf},
         "statistics": {"url": statistics},
         "security": {"rules": rules},
+        "forwarders": {"with_bind9": probe_forwarders},
     }
     settings = load_settings(config, "source", source=given, **options)
     _run_source("bind9", settings, make_bind9_parts)

@@ -6,6 +6,7 @@ What it keeps true:
 * One whose status is in doubt is asked every DOUBT_S, so that a change is known within seconds. Those that are down are
   asked less often the more there are, so that they don't take the others' places.
 * A change of status is published at once, as what must not be lost; figures every `interval_s`, as telemetry.
+* What a status says follows from probes alone; figures of real queries, if another part has them, stand beside it.
 * A list that can't be read leaves the forwarders that are known as they are; why stands in the status, and in the log.
 """
 
@@ -24,6 +25,7 @@ from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.event_time import format_now
 from solowire.sources.agent.server_address import ServerAddress
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.traffic_figures import TrafficFigures
 from solowire.sources.forwarders.forwarder_list import ForwarderListUnavailable, parse_forwarders, read_named_conf
 from solowire.sources.forwarders.forwarder_probe import ForwarderProbe
 from solowire.sources.forwarders.forwarder_state import ForwarderLimits, ForwarderState, Status, StatusChange
@@ -37,6 +39,8 @@ TURN_S = 0.5
 JITTER = 0.1
 MAX_DETAILS = 100
 """Forwarders in one `health_update`, the unhealthy ones first; all are counted."""
+TRAFFIC_S = 65.0
+"""For which figures of real queries are told; new ones come every 30 s."""
 MAX_NAMES = 50
 """Views, and zones, in one `forwarder_health`."""
 
@@ -65,13 +69,22 @@ class ForwardersPart:
         self._watched: dict[ServerAddress, _WatchedForwarder] = {}
         self._tasks: dict[ServerAddress, asyncio.Task[None]] = {}
         self._is_update_due = False
-        self._probe_count = self._published_count = 0
+        self._status = PartStatus(self.name)  # until it runs
         self._slots = asyncio.Semaphore(settings.concurrency)
+
+    def note_traffic(self, forwarder: ServerAddress, figures: TrafficFigures) -> bool:
+        """Takes the figures of real queries, to be told with those of the probes. False: it is not probed here."""
+        watched = self._watched.get(forwarder)
+        if watched is None:
+            return False
+        watched.traffic, watched.traffic_at = figures, time.monotonic()
+        return True
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Probes until `stop` is set. Raises PublishRefused."""
         self._watched, self._tasks = {}, {}
-        lasting = [_repeat(REREAD_S, lambda: self._read_list(status)), self._report()]
+        self._status = status
+        lasting = [_repeat(REREAD_S, self._read_list), self._report()]
         work: set[asyncio.Task[Any]] = {asyncio.create_task(each) for each in lasting}
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -85,8 +98,6 @@ class ForwardersPart:
                         task.result()
                 if self._is_update_due:
                     await self._publish_update()
-                status.read_count, status.published_count = self._probe_count, self._published_count
-                status.dropped_count = self._outlet.dropped_count
         finally:
             everything = [*work, *self._tasks.values(), stopping]
             for task in everything:
@@ -95,7 +106,8 @@ class ForwardersPart:
 
     # ------------------------------------------------------------------------------------------ the list
 
-    async def _read_list(self, status: PartStatus) -> None:
+    async def _read_list(self) -> None:
+        status = self._status
         path = self._named_conf
         forwarders = list(self._named)
         if path is not None:
@@ -139,7 +151,7 @@ class ForwardersPart:
         while True:
             async with self._slots:
                 result = await self._probe.ask(watched.named.address)
-            self._probe_count += 1
+            self._status.read_count += 1
             watched.checked_at = format_now()
             change = watched.state.note_probe(
                 result.outcome, time.monotonic(), rtt_ms=result.rtt_ms, error=result.error
@@ -180,7 +192,7 @@ class ForwardersPart:
             },
             timestamp=watched.changed_at,
         )
-        self._published_count += 1
+        self._status.published_count += 1
 
     # ------------------------------------------------------------------------------------------ figures
 
@@ -215,6 +227,7 @@ class ForwardersPart:
             "last_checked": watched.checked_at,
             "last_changed": watched.changed_at,
             "error": state.last_error,
+            "passive": watched.describe_traffic(time.monotonic()),
             **{name: None if value is None else round(value, 2) for name, value in measured.items()},
         }
         data = {name: value for name, value in told.items() if value is not None}
@@ -245,7 +258,7 @@ class ForwardersPart:
         await self._offer("health_update", data, key=self._outlet.server)
 
     async def _offer(self, type: str, data: dict[str, Any], *, key: str) -> None:
-        self._published_count += await self._outlet.offer(type, data, key=key)
+        self._status.count_offered(await self._outlet.offer(type, data, key=key))
 
 
 class _WatchedForwarder:
@@ -254,6 +267,13 @@ class _WatchedForwarder:
         self.state = state
         self.checked_at: str | None = None
         self.changed_at: str | None = None
+        self.traffic: TrafficFigures | None = None
+        self.traffic_at = 0.0
+
+    def describe_traffic(self, now: float) -> dict[str, Any] | None:
+        """The figures of real queries; None if nobody has told any lately. now: monotonic seconds."""
+        is_fresh = self.traffic is not None and now < self.traffic_at + TRAFFIC_S
+        return self.traffic.describe() if self.traffic is not None and is_fresh else None
 
 
 _ORDER = [Status.unhealthy, Status.degraded, Status.unknown, Status.healthy]

@@ -43,9 +43,11 @@ class HostPart:
         self._meter = meter
         self._alerts: dict[tuple[str, str], _RunningAlert] = {}
         self._seen: set[str] = set()  # processes
+        self._status = PartStatus(self.name)  # until it runs
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Measures until `stop` is set. Raises PublishRefused."""
+        self._status = status
         meter = self._meter or HostMeter(self._settings.disks, self._settings.processes)
         await self._measure(meter, status, stop)
         wait = min(FIRST_S, self._settings.interval_s)
@@ -148,6 +150,7 @@ class HostPart:
             "resolved": is_over,
         }
         await self._outlet.publish("health_alert", {name: value for name, value in data.items() if value != ""})
+        self._status.published_count += 1
 
 
 def _start_in_thread(work: Callable[[], dict[str, Any]]) -> asyncio.Future[dict[str, Any]]:

@@ -106,10 +106,22 @@ class ForwarderStatusChange(Payload, kw_only=True, frozen=True):
     reason: str | None = None
 
 
+class PassiveTraffic(msgspec.Struct, kw_only=True, frozen=True):
+    """Real queries to a forwarder in half a minute: how many, round trips in milliseconds, shares in percent."""
+
+    queries: Count
+    loss: Percent | None = None
+    servfail_ratio: Percent | None = None
+    rtt_ms: Millis | None = None
+    rtt_p50_ms: Millis | None = None
+    rtt_p95_ms: Millis | None = None
+
+
 class ForwarderHealth(Payload, kw_only=True, frozen=True):
     """The newest measurement of one forwarder: status, round trip in milliseconds, loss in percent.
 
     rtt_p50_ms, rtt_p95_ms, loss, servfail_ratio: of the last minutes; probes: how many queries they are made of.
+    passive: the same of real queries, where a source hears of them.
     views, zones: of the name server that forwards to it; none for all. last_changed: when the status did.
     """
 
@@ -133,6 +145,7 @@ class ForwarderHealth(Payload, kw_only=True, frozen=True):
     total_servers: Count | None = None
     last_checked: Time | None = None
     error: str | None = None
+    passive: PassiveTraffic | None = None
 
 
 class ZoneChange(Payload, kw_only=True, frozen=True):

@@ -120,6 +120,9 @@ class ForwardersSettings(Section):
         default_factory=list, description="the forwarders, such as 192.0.2.1 or 192.0.2.1#5353; or see named_conf"
     )
     named_conf: Path | None = Field(None, description="named's configuration, whose forwarders are probed")
+    with_bind9: bool = Field(
+        False, description="`source bind9` probes them, too, and adds to their figures what dnstap tells of them"
+    )
     name: str = Field(".", min_length=1, max_length=255, description="the name that probes ask for")
     type: str = Field("SOA", min_length=1, max_length=32, description="the record type that probes ask for")
     interval_s: float = Field(30.0, ge=1, le=86_400, description="between two forwarder_health of one forwarder")

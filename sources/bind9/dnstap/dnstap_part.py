@@ -18,10 +18,11 @@ import structlog
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.agent.stop_wait import wait_for_stop
+from solowire.sources.agent.traffic_figures import TrafficObserver
 from solowire.sources.bind9.dnstap.dnstap_reader import DnstapConnection, DnstapReader
 from solowire.sources.bind9.dnstap.dnstap_socket import DnstapSocket
 from solowire.sources.bind9.dnstap.forwarder_traffic import EVENT_TYPE as HEALTH_TYPE
-from solowire.sources.bind9.dnstap.forwarder_traffic import ForwarderTraffic
+from solowire.sources.bind9.dnstap.forwarder_traffic import ForwarderTraffic, make_traffic_payload
 from solowire.sources.bind9.dnstap.query_event import QueryEventMaker
 from solowire.sources.bind9.dnstap.query_tap import QueryTap
 from solowire.sources.bind9.queries.query_log import normalize_zones
@@ -41,8 +42,8 @@ class DnstapPart:
     """Publishes the queries that `named` tells of on the socket at `path`.
 
     group: that may connect; None: the group of the socket's directory. zones: names of the zones to be told in events.
-    stats_interval_s: between two `dns_query_stats`; 0: none. observers: are shown each query. Raises ConfigError for a
-    path or a group that can't be.
+    stats_interval_s: between two `dns_query_stats`; 0: none. observers: are shown each query. traffic_observers: are
+    told of the traffic with each forwarder. Raises ConfigError for a path or a group that can't be.
     """
 
     name = "dnstap"
@@ -56,12 +57,14 @@ class DnstapPart:
         zones: Iterable[str] = (),
         stats_interval_s: float = 10.0,
         observers: Sequence[QueryObserver] = (),
+        traffic_observers: Sequence[TrafficObserver] = (),
     ) -> None:
         self._socket = DnstapSocket(path, group)
         self._outlet = outlet
         self._zones = normalize_zones(zones)
         self._stats_interval_s = stats_interval_s
         self._observers = tuple(observers)
+        self._traffic_observers = tuple(traffic_observers)
         self._reader: DnstapReader | None = None
 
     def note_drops(self, count: int) -> None:
@@ -95,11 +98,10 @@ class DnstapPart:
                     missed, before = reader.missed_count, missed
                     figures = statistics.take_figures(clock(), missed - before)
                     if reader.is_connected or figures["total_queries"]:
-                        await self._outlet.offer(EVENT_TYPE, figures)
+                        status.count_offered(await self._outlet.offer(EVENT_TYPE, figures))
                 if clock() >= tell_at:
                     tell_at = clock() + FORWARDERS_S
-                    for forwarder, data in traffic.take_figures(clock()):
-                        await self._outlet.offer(HEALTH_TYPE, data, key=f"{self._outlet.server} {forwarder} passive")
+                    await self._tell_traffic(traffic, status)
                 await wait_for_stop(stop, TICK_S)
             reader.offer(tap.end(time.time()))
         finally:
@@ -108,6 +110,15 @@ class DnstapPart:
             self._socket.remove()
             reader.close()
             reader.report()
+
+    async def _tell_traffic(self, traffic: ForwarderTraffic, status: PartStatus) -> None:
+        """Hands the figures of each forwarder to the part that probes it; of one that is not probed, publishes them."""
+        for forwarder, figures in traffic.take_figures(asyncio.get_running_loop().time()):
+            if any(observe(forwarder, figures) for observe in self._traffic_observers):
+                continue
+            data = make_traffic_payload(forwarder, figures)
+            key = f"{self._outlet.server} {forwarder} passive"
+            status.count_offered(await self._outlet.offer(HEALTH_TYPE, data, key=key))
 
     async def _keep_listening(self, reader: DnstapReader, server: asyncio.Server | None) -> asyncio.Server | None:
         """Makes the socket if it is not there, and says what is in the way, or that nobody has come."""

@@ -69,8 +69,8 @@ class DnstapReader:
             accepted = self._outlet.offer_many(events)
             self._dropped_count += len(events) - accepted
             self._status.published_count += accepted
+            self._status.dropped_count += len(events) - accepted
         self._status.read_count = self._tap.counts.queries
-        self._status.dropped_count = self._dropped_count
         self._status.lost_count = self._tap.counts.damaged + self._server_dropped_count
 
     def note_server_drops(self, count: int) -> None:

@@ -1,6 +1,6 @@
 """The traffic between `named` and its forwarders: round trips and losses of real queries.
 
-Pure: messages in, the data of `forwarder_health` out; time is an argument. What it keeps true:
+Pure: messages in, figures and the data of `forwarder_health` out; time is an argument. What it keeps true:
 
 * A query whose answer is not told within LOST_S is lost; an answer counts by its own times, whether its query was seen.
 * Bounds: MAX_FORWARDERS, and MAX_WAITING queries at a time: what is beyond them is not counted.
@@ -14,6 +14,7 @@ from typing import Any
 
 from solowire.algorithms.histogram import Histogram, quantile
 from solowire.sources.agent.server_address import ServerAddress
+from solowire.sources.agent.traffic_figures import TrafficFigures
 from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage
 
 EVENT_TYPE = "forwarder_health"
@@ -66,14 +67,17 @@ class ForwarderTraffic:
         if message.asked_at and message.answered_at >= message.asked_at:
             window.round_trips.add(message.answered_at - message.asked_at)
 
-    def take_figures(self, now: float) -> list[tuple[ServerAddress, dict[str, Any]]]:
-        """Each forwarder with the data of an event, of the time since the last call."""
+    def take_figures(self, now: float) -> list[tuple[ServerAddress, TrafficFigures]]:
+        """Each forwarder with its figures, of the time since the last call."""
         while self._waiting and next(iter(self._waiting.values())) + LOST_S <= now:
             (forwarder, *_), _ = self._waiting.popitem(last=False)
             if (window := self._find_window(forwarder)) is not None:
                 window.lost_count += 1
         windows, self._windows = self._windows, {}
-        return [_describe(forwarder, window) for forwarder, window in windows.items()]
+        return [
+            (ServerAddress(str(ipaddress.ip_address(address)), port), _sum_up(window))
+            for (address, port), window in windows.items()
+        ]
 
     def _find_window(self, forwarder: _Forwarder) -> _ForwarderWindow | None:
         window = self._windows.get(forwarder)
@@ -82,29 +86,32 @@ class ForwarderTraffic:
         return window
 
 
-def _describe(forwarder: _Forwarder, window: _ForwarderWindow) -> tuple[ServerAddress, dict[str, Any]]:
-    address = ServerAddress(str(ipaddress.ip_address(forwarder[0])), forwarder[1])
+def _sum_up(window: _ForwarderWindow) -> TrafficFigures:
     total = window.answered_count + window.lost_count
-    loss = 100 * window.lost_count / total
-    if not window.answered_count:
+    counts = window.round_trips.counts
+    measured = sum(counts)
+    return TrafficFigures(
+        queries=total,
+        loss=100 * window.lost_count / total,
+        servfail_ratio=100 * window.servfail_count / window.answered_count if window.answered_count else None,
+        rtt_ms=1e3 * window.round_trips.sum / measured if measured else None,
+        rtt_p50_ms=1e3 * (quantile(counts, 0.5) or 0.0) if measured else None,
+        rtt_p95_ms=1e3 * (quantile(counts, 0.95) or 0.0) if measured else None,
+    )
+
+
+def make_traffic_payload(address: ServerAddress, figures: TrafficFigures) -> dict[str, Any]:
+    """The data of a `forwarder_health` of one that is not probed."""
+    if figures.servfail_ratio is None:  # nothing was answered
         status = "unhealthy"
     else:
-        status = "degraded" if total >= LEAST_QUERIES and loss >= DEGRADED_LOSS else "healthy"
-    data: dict[str, Any] = {
+        status = "degraded" if figures.queries >= LEAST_QUERIES and figures.loss >= DEGRADED_LOSS else "healthy"
+    return {
         "forwarder_id": str(address),
         "forwarder_name": str(address),
         "type": "passive",
         "status": status,
         "server_ip": address.address,
         "port": address.port & 0xFFFF,
-        "loss": round(loss, 2),
-        "queries": total,
+        **figures.describe(),
     }
-    if window.answered_count:
-        data["servfail_ratio"] = round(100 * window.servfail_count / window.answered_count, 2)
-    counts = window.round_trips.counts
-    if measured := sum(counts):
-        data["rtt_ms"] = round(1e3 * window.round_trips.sum / measured, 2)
-        for name, share in (("rtt_p50_ms", 0.5), ("rtt_p95_ms", 0.95)):
-            data[name] = round(1e3 * (quantile(counts, share) or 0.0), 2)
-    return address, data

@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.runtime.settings.source_settings import ForwardersSettings
+from solowire.sources.agent.server_address import ServerAddress
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.traffic_figures import TrafficFigures
 from solowire.sources.forwarders import forwarders_part
 from solowire.sources.forwarders.forwarders_part import ForwardersPart
 from tests.support.forwarders import ProbedNamed
@@ -159,3 +161,29 @@ def test_what_can_not_be_asked_is_refused(wrong: dict[str, Any]) -> None:
     """With an error that names it, before anything is probed."""
     with pytest.raises(ConfigError, match=r"a\.\.b|NOPE|dns\.example"):
         ForwardersPart(ForwardersSettings(**wrong), RecordedOutlet())
+
+
+async def test_figures_of_real_queries_stand_beside_those_of_the_probes(tmp_path: Path) -> None:
+    """In the same event, of the forwarders that are probed; the status follows from the probes."""
+    outlet = RecordedOutlet()
+    figures = TrafficFigures(queries=50, loss=40.0, servfail_ratio=0.0, rtt_ms=12.345)
+    with ProbedNamed(tmp_path / "a") as named:
+        async with probing(outlet, named.address) as (part, status):
+            await until(lambda: newest(outlet, named.address)["status"] == "healthy")
+            assert not part.note_traffic(ServerAddress("192.0.2.1", 53), figures)
+            assert part.note_traffic(ServerAddress("127.0.0.1", named.port), figures)
+            await until(lambda: "passive" in newest(outlet, named.address))
+            health = newest(outlet, named.address)
+            assert health["passive"] == {"queries": 50, "loss": 40.0, "servfail_ratio": 0.0, "rtt_ms": 12.35}
+            assert (health["status"], health["loss"]) == ("healthy", 0.0)
+            assert status.published_count == len(outlet.events)
+
+
+async def test_what_another_part_had_no_room_for_is_not_its_loss(tmp_path: Path) -> None:
+    """Its own drops are counted, and nobody else's of the same outlet."""
+    outlet = RecordedOutlet(room=0)
+    await outlet.offer("system_metrics", {})
+    with ProbedNamed(tmp_path / "a") as named:
+        async with probing(outlet, named.address) as (_, status):
+            await until(lambda: status.dropped_count >= 3)
+            assert status.dropped_count == outlet.dropped_count - 1

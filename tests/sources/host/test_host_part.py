@@ -169,8 +169,9 @@ async def test_alerts_begin_and_end_once() -> None:
     calm = {"cpu_usage": 5.0, "disks": [{"path": "/var", "usage": 50.0}], "processes": [{"name": "named", "pid": 7}]}
     bad = {"cpu_usage": 5.0, "disks": [{"path": "/var", "usage": 99.0}], "processes": []}
     meter = Scripted(calm, calm, calm, *[bad] * 5, calm)
-    async with measuring(meter) as (outlet, _):
+    async with measuring(meter) as (outlet, status):
         await until(lambda: len(outlet.of_type("health_alert")) == 4)
+        await until(lambda: status.published_count == len(outlet.events))
         metrics = len(outlet.of_type("system_metrics"))
         await until(lambda: len(outlet.of_type("system_metrics")) > metrics + 5)
     alerts = outlet.of_type("health_alert")

@@ -6,27 +6,32 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from solowire.runtime.settings.source_settings import ForwardersSettings
 from solowire.sources.agent.source_status import PartStatus
+from solowire.sources.agent.traffic_figures import TrafficObserver
 from solowire.sources.bind9.dnstap import dnstap_part
 from solowire.sources.bind9.dnstap.dnstap_part import DnstapPart
 from solowire.sources.bind9.queries.query_log import make_payload, parse_query
+from solowire.sources.forwarders.forwarders_part import ForwardersPart
 from tests.support.named import READY, Named
 from tests.support.query_logs import until
 from tests.support.recorded_outlet import RecordedOutlet
 
 
 @contextlib.asynccontextmanager
-async def listening(path: Path, outlet: RecordedOutlet) -> AsyncIterator[PartStatus]:
+async def listening(
+    path: Path, outlet: RecordedOutlet, traffic_observers: Sequence[TrafficObserver] = ()
+) -> AsyncIterator[PartStatus]:
     """A part at work; at its end it publishes what still waits."""
     status, stop = PartStatus("dnstap"), asyncio.Event()
-    part = DnstapPart(path, outlet, zones=["z.example"], stats_interval_s=0)
+    part = DnstapPart(path, outlet, zones=["z.example"], stats_interval_s=0, traffic_observers=traffic_observers)
     task = asyncio.create_task(part.run(status, stop))
     await until(path.exists)
     try:
@@ -128,6 +133,33 @@ async def test_round_trips_to_a_forwarder_are_measured_by_real_queries(
     assert (health["forwarder_id"], health["type"]) == (f"127.0.0.1#{forwarder.port}", "passive")
     assert health["rtt_ms"] >= 0
     assert (query["query_domain"], query["rcode"]) == ("nowhere.test", "SERVFAIL"), "the forwarder refuses it"
+
+
+async def test_figures_of_a_forwarder_that_is_probed_are_told_by_who_probes_it(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event of the forwarder has the probes' figures and those of the real queries of a real named."""
+    monkeypatch.setattr(dnstap_part, "FORWARDERS_S", 0.5)
+    outlet = RecordedOutlet()
+    (tmp_path / "forwarder").mkdir()
+    status, stop = PartStatus("forwarders"), asyncio.Event()
+    with Named(tmp_path / "forwarder") as forwarder:
+        address = f"127.0.0.1#{forwarder.port}"
+        settings = ForwardersSettings(addresses=[address], name="z.example", interval_s=1.0, probe_interval_s=0.2)
+        probing = ForwardersPart(settings, outlet)
+        task = asyncio.create_task(probing.run(status, stop))
+        async with listening(path, outlet, [probing.note_traffic]) as tapping:
+            with Named(tmp_path, dnstap=path, forward_to=forwarder.port) as named:
+                await until(lambda: tapping.status == "running" and status.published_count > 0)
+                await asyncio.to_thread(named.dig, "nowhere.test")
+                await until(lambda: any("passive" in told for told in outlet.of_type("forwarder_health")))
+        stop.set()
+        await task
+    assert {told["forwarder_id"] for told in outlet.of_type("forwarder_health")} == {address}
+    assert {event["key"] for event in outlet.events if event["type"] == "forwarder_health"} == {f"ns1 {address}"}
+    health = outlet.of_type("forwarder_health")[-1]
+    assert (health["passive"]["queries"], health["passive"]["loss"]) == (1, 0.0)
+    assert health["probes"] > 1
 
 
 def read_seconds(timestamp: str) -> float:

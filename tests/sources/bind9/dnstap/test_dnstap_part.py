@@ -278,6 +278,7 @@ async def test_figures_are_published_while_a_server_is_there(path: Path, connect
         sender = await connect(path)
         sender.send(PAIR * 3)
         await until(lambda: sum(f["total_queries"] for f in part.outlet.of_type("dns_query_stats")) == 3)
+        await part.until(lambda: part.status.published_count == len(part.outlet.events))
 
 
 class RefusingOutlet(RecordedOutlet):

@@ -9,7 +9,7 @@ from bench.dnstap_frames import make_frame, make_query, make_response
 from solowire.domains.dns.payloads import ForwarderHealth
 from solowire.sources.bind9.dnstap import forwarder_traffic
 from solowire.sources.bind9.dnstap.dnstap_message import TappedMessage, make_message_decoder
-from solowire.sources.bind9.dnstap.forwarder_traffic import LOST_S, ForwarderTraffic
+from solowire.sources.bind9.dnstap.forwarder_traffic import LOST_S, ForwarderTraffic, make_traffic_payload
 
 AT = 1_700_000_000.0
 ROOT = "192.0.2.9"
@@ -35,7 +35,7 @@ def test_round_trips_losses_and_failures_are_told_of_each_forwarder() -> None:
             traffic.observe_message(make_message("FORWARDER_RESPONSE", id, "192.0.2.1", rcode, 0.02), 0.1)
         traffic.observe_message(make_message("RESOLVER_QUERY", id, "2001:db8::1"), 0.0)
         traffic.observe_message(make_message("RESOLVER_QUERY", id, ROOT), 0.0)
-    figures = {str(address): data for address, data in traffic.take_figures(LOST_S)}
+    figures = {str(address): make_traffic_payload(address, one) for address, one in traffic.take_figures(LOST_S)}
     assert set(figures) == {"192.0.2.1#53", "2001:db8::1#53"}
     first = figures["192.0.2.1#53"]
     msgspec.convert(first, ForwarderHealth)
@@ -51,7 +51,8 @@ def test_what_is_under_way_is_not_lost_yet() -> None:
     traffic.observe_message(make_message("FORWARDER_QUERY", 1, "192.0.2.1"), 0.0)
     assert traffic.take_figures(LOST_S - 0.1) == []
     traffic.observe_message(make_message("FORWARDER_RESPONSE", 1, "192.0.2.1", took=9.95), LOST_S - 0.05)
-    [(_, data)] = traffic.take_figures(3 * LOST_S)
+    [(address, figures)] = traffic.take_figures(3 * LOST_S)
+    data = make_traffic_payload(address, figures)
     assert (data["status"], data["loss"], data["queries"]) == ("healthy", 0.0, 1)
 
 
