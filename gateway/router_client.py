@@ -493,7 +493,7 @@ class RouterClient:
                 | DisconnectResponse()
                 | RevokeResponse()
             ):
-                self.publish_limiter.mark_received(message.request)
+                self.publish_limiter.mark_received(message.request, self._clock())
                 pending = self._pending_requests.get(message.request)
                 if pending is not None and not pending.done():
                     pending.set_result(message)

@@ -3,7 +3,8 @@
 What it keeps true: a publisher is answered after the journal has kept its events, and nobody is given an event before;
 how many connections each shard may have is the coordinator's to say, and what that must know again is in the journal
 before anybody hears of it; so is the ring (`ring_announcer`). Publishers are answered later, or refused, as long as a
-shard or the journal can't follow (`solowire.router.log.backpressure`).
+shard or the journal can't follow (`solowire.router.log.backpressure`). They take turns by what they send, so that none
+waits for all that another has sent before it (`solowire.router.log.publish_queue`).
 
 It receives a message and the time, and calls `send(peer, message)`, which returns whether the bus took it. A part of
 the log that is not taken is made again when the shard acks or at the next tick; a ring that is not, when the peer sees
@@ -74,6 +75,7 @@ from solowire.router.log.backpressure import (
 from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.known_ids import AppendResult
 from solowire.router.log.present_states import PresentStates
+from solowire.router.log.publish_queue import PublishQueue, QueuedRequest
 from solowire.router.log.publisher_load import EVENT_BYTES, MAX_PUBLISHERS, PublisherLoad
 from solowire.router.log.replay_queue import ReplayQueue
 from solowire.router.log.shard_cursor import ShardCursor
@@ -94,6 +96,8 @@ SLOW_GROUP_EVENTS = 10_000
 
 MAX_DELAYED_ANSWERS = 10_000
 """Answers that are held back; beyond it the oldest leaves early. Gateways have a bound of their own, far below."""
+TURN_SECONDS = 0.005
+"""Requests are appended for so long at a time, and a commit, before those that have come meanwhile are read."""
 EVALUATE_SECONDS = 0.05
 """How old the last look at the shards' lag may be."""
 
@@ -156,6 +160,7 @@ class Router:
         self.commit_times = Histogram()  # of commits that kept something
         self.backpressure = BackpressureState()
         self._publisher_load = PublisherLoad()
+        self.publishes = PublishQueue()
         self.monitor = monitor
         self._audit = audit
         self._internal_events: deque[PublishedEvent] = deque(maxlen=MAX_INTERNAL_EVENTS)  # not in the log yet
@@ -255,28 +260,49 @@ class Router:
             self._send(peer, PublishNack(message.request, "publish_rate_limited", reason, wait))
             return
         self._byte_buckets.charge_tokens(message.publisher, now, size)
-        appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
-        self._states.note(message.events, appended, message.publisher)
-        self._publisher_load.add(message.publisher, EVENT_BYTES * len(message.events) + size, now)
-        self._unanswered.append((peer, message.request, appended, is_heavy))
-        if self.journal.pending_count >= (GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS):
-            self._commit(now)
+        size += EVENT_BYTES * len(message.events)
+        self._publisher_load.add(message.publisher, size, now)
+        self.publishes.add(QueuedRequest(peer, message, is_heavy), size)
+
+    def _append_requests(self, now: float) -> None:
+        """Appends requests, whose turn it is first, and keeps each whole group; some wait if that takes long."""
+        began = self._stopwatch()
+        while self.publishes:
+            peer, message, is_heavy = self.publishes.take_next()
+            appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
+            self._states.note(message.events, appended, message.publisher)
+            self._unanswered.append((peer, message.request, appended, is_heavy))
+            if self.journal.pending_count >= (
+                GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS
+            ):
+                self._commit(now)
+            if self._stopwatch() - began >= TURN_SECONDS:
+                return
+
+    def append_all(self, now: float) -> None:
+        """Appends all that has come, and keeps it: nothing comes any more."""
+        while self.publishes:
+            self._append_requests(now)
+        self._commit(now)
 
     def dispatch(self, now: float) -> float | None:
         """Keeps what has come and sends every shard what is new for it; returns when it wants to be called again.
 
-        Called once after each turn of arrivals, so that under load they go in batches without a timer.
+        Called once after each turn of arrivals, so that under load they go in batches without a timer. What has come
+        is appended for TURN_SECONDS at a time, so that who comes now is heard before the rest has its turn.
         """
+        self._append_requests(now)
         if self._unanswered:
             due = self._committed_at + GROUP_SECONDS
-            if now < due:
+            if now >= due:
+                self._commit(now)
+            elif not self.publishes:
                 return due
-            self._commit(now)
         for shard_cursor in self._cursors.values():
             self._send_pending(shard_cursor)
         if now - self._evaluated_at >= EVALUATE_SECONDS or self._last_commit_s >= EVALUATE_SECONDS:
             self._update_backpressure(now)
-        return None
+        return now if self.publishes else None
 
     def release_answers(self, now: float) -> bool:
         """Sends the answers that have been held back for long enough; whether there are more, to call again for."""

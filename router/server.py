@@ -192,6 +192,7 @@ class _RouterServer:
             "reason",
             router.publish_rejections,
         )
+        yield "pending_publishes", "Publish requests waiting for their turn.", len(router.publishes)
         yield "publish_ack_delay_seconds", "Delay added to publish acknowledgements.", router.backpressure.delay
         yield (
             "leased_slots",
@@ -260,7 +261,8 @@ class _RouterServer:
         if self._probing is not None:
             self._probing.cancel()
         self._history.close()
-        self._tick()  # keeps and answers what has come
+        self._router.append_all(self._loop.time())
+        self._tick()  # answers what has come
         self._socket.close()
         self._loop_monitor.close()
         self._audit.close()

@@ -3,8 +3,8 @@
 What it keeps true: the publish requests that are being read, or are under way to the router, have a bound in number and
 in bytes; and so has, by that, what the router finds in its queue: gateways × that bound. A request holds its room until
 it is answered and the router has taken it: one that was given up here may lie in a queue still. At the bound a request
-is refused at once (503 `overloaded`), before it is read, and so it is while the oldest has been under way for too long,
-since a new one would wait no shorter.
+is refused at once (503 `overloaded`), before it is read, and so it is while its publisher's oldest has been under way
+for too long, or the router has answered nobody for so long, since a new one would wait no shorter.
 
 Room is shared max-min fairly (Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2) among the publishers that
 hold any, be it places or bytes. A publisher's share is an equal part of all, where one more is counted than there are:
@@ -40,14 +40,18 @@ _OVER_SHARE = "one publisher may hold no more than its share of what may be unde
 
 
 class PublisherUsage:
-    """What one publisher holds, while it holds anything. reading: its requests that are being read, oldest first."""
+    """What one publisher holds, while it holds anything. reading: its requests that are being read, oldest first.
 
-    __slots__ = ("bytes", "reading", "requests")
+    sent_at: of those under way to the router, by number, in the order in which they were sent.
+    """
+
+    __slots__ = ("bytes", "reading", "requests", "sent_at")
 
     def __init__(self) -> None:
         self.requests = 0
         self.bytes = 0
         self.reading: dict[Reservation, None] = {}
+        self.sent_at: dict[int, float] = {}
 
 
 class Reservation:
@@ -72,8 +76,8 @@ class Reservation:
 class PublishLimiter:
     """Limits the publish requests in flight and their publishers' rates, as the settings of `[publish]` say.
 
-    Others are refused while the oldest is under way for half of what a gateway waits for the router's answer; after
-    twice that time it is taken for lost.
+    A request is refused while the oldest of its publisher is under way for half of what a gateway waits for the
+    router's answer, or the router is silent for so long; after twice that time one is taken for lost.
     """
 
     def __init__(self, settings: PublishSettings) -> None:
@@ -94,12 +98,13 @@ class PublishLimiter:
         self._bytes_per_s = settings.bytes_per_s
         self._byte_buckets = BucketTable(Rate(settings.bytes_per_s, settings.burst_bytes), MAX_PUBLISHERS)
         self._under_way: dict[int, tuple[float, Reservation]] = {}  # in the order in which they were sent
+        self._heard_at = float("-inf")  # when the router answered last
 
     def reserve(self, user: str, now: float) -> Reservation:
         """Room for a request of `user`, before it is read. Raises RequestRejected."""
         self.check(user, 0, now)
         self.check_bytes(user, 0, now)
-        if self._oldest_age(now) > self._max_age_s:
+        if self._waiting_s(user, now) > self._max_age_s:
             raise self._make_overloaded()
         share = self._usage_by_user.get(user)
         if self.bytes >= self._max_bytes and self._find_victim(share, in_bytes=True) is None:
@@ -179,20 +184,28 @@ class PublishLimiter:
         """The request is under way to the router, as `number`, which grows."""
         room.request_number = number
         room.usage.reading.pop(room, None)
+        room.usage.sent_at[number] = now
         self._under_way[number] = (now, room)
 
-    def mark_received(self, number: int) -> None:
-        """The router has taken `number`, and so all that was sent before: it takes them in their order."""
-        while self._under_way and (first := next(iter(self._under_way))) <= number:
-            _, room = self._under_way.pop(first)
+    def mark_received(self, number: int, now: float) -> None:
+        """The router has answered `number`: it is in its queue no more. Others may be, which were sent before it."""
+        self._heard_at = now
+        self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        """The request is not under way any more."""
+        found = self._under_way.pop(number, None)
+        if found is not None:
+            _, room = found
             room.request_number = None
+            del room.usage.sent_at[number]
             if room.is_answered:
                 self._free(room)
 
     def reset(self) -> None:
         """The router is another, or away: what was under way to it is in no queue any more."""
-        if self._under_way:
-            self.mark_received(next(reversed(self._under_way)))
+        for number in list(self._under_way):
+            self._drop(number)
 
     def release(self, room: Reservation) -> None:
         """The publisher has its answer, or nobody waits for it any more."""
@@ -200,13 +213,15 @@ class PublishLimiter:
         if room.request_number is None and not room.is_evicted:
             self._free(room)
 
-    def _oldest_age(self, now: float) -> float:
-        """Seconds for which the oldest has been under way, of those that are not lost."""
+    def _waiting_s(self, user: str, now: float) -> float:
+        """Seconds for which the publisher's oldest has been under way, or the router silent while any has been."""
         while self._under_way:
             number, (sent_at, _) = next(iter(self._under_way.items()))
             if now - sent_at <= self._lost_after_s:
-                return now - sent_at
-            self.mark_received(number)
+                share = self._usage_by_user.get(user)
+                own_at = next(iter(share.sent_at.values()), now) if share is not None else now
+                return now - min(own_at, max(sent_at, self._heard_at))
+            self._drop(number)
         return 0.0
 
     def _fair_share(self, share: PublisherUsage | None, most: int) -> float:

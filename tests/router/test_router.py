@@ -755,7 +755,7 @@ def test_answers_that_are_held_back_have_a_bound() -> None:
     router, now = stuck.world.router, stuck.world.now
     for request in range(MAX_DELAYED_ANSWERS + 5):
         router.receive(b"gateway-a", PublishRequest(request, [PublishedEvent(f"x{request}", None, b"")], "ann"), now)
-    router._commit(now)
+    stuck.world.turn()
     assert stuck.answers() == [0, 1, 2, 3, 4]
 
 
@@ -787,9 +787,7 @@ def test_a_slow_disk_is_asked_less_often_for_more() -> None:
             request += 1
             batch = [PublishedEvent(f"id{request}", None, b"")]
             world.router.receive(b"gateway-a", PublishRequest(request, batch), world.now)
-        again = world.router.dispatch(world.now)
-        world.now = again if again is not None else world.now
-        world.router.dispatch(world.now)
+        world.turn()
     assert journal.commits == [GROUP_EVENTS, GROUP_EVENTS, *(n * GROUP_EVENTS for n in (8, 10, 10))]
     assert max(journal.commits) <= SLOW_GROUP_EVENTS
     assert len(world.bus.take(b"gateway-a", PublishAck)) == request
@@ -805,6 +803,27 @@ def test_commits_are_timed_that_keep_something(world: World) -> None:
         world.router.tick(world.now)
     assert sum(world.router.commit_times.counts) == len(journal.commits)
     assert world.router.commit_times.sum == pytest.approx(len(journal.commits) * journal.commit_seconds)
+
+
+def test_a_publisher_does_not_wait_for_all_that_another_has_sent_before() -> None:
+    """Requests of one publisher wait behind each other, and not before those of others, on whatever gateway."""
+    world = World()
+    journal = Slow()
+    world.router = Router(journal, world.bus.send, stopwatch=lambda: journal.took)
+    number = 0
+    for number in range(1, 51):
+        events = [PublishedEvent(f"eve-{number}-{n}", None, b"x" * 100) for n in range(200)]
+        world.router.receive(b"gateway-a", PublishRequest(number, events, "eve"), world.now)
+    assert world.router.dispatch(world.now) == world.now, "it did not read what had come meanwhile"
+    own = PublishRequest(51, [PublishedEvent("ann", None, b"x")], "ann")
+    world.router.receive(b"gateway-b", own, world.now)
+    world.router.dispatch(world.now)
+    world.router.dispatch(world.now)
+    assert [ack.request for ack in world.bus.take(b"gateway-b", PublishAck)] == [51]
+    world.turn()
+    acks = world.bus.take(b"gateway-a", PublishAck)
+    assert [ack.request for ack in acks] == list(range(1, 51))
+    assert len(world.router.publishes) == 0
 
 
 def test_a_disk_that_takes_seconds_slows_publishers_and_then_refuses_them() -> None:

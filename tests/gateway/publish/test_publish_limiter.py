@@ -144,7 +144,7 @@ def test_what_is_under_way_to_the_router_is_not_ended() -> None:
     it = intake(max_held_requests=4)
     rooms = [under_way(it, number, user=user) for number, user in enumerate(("eve", "eve", "bob", "cid"))]
     assert refused(it.reserve, "ann", 0.0).code == "overloaded"
-    it.mark_received(0)
+    it.mark_received(0, 0.0)
     it.release(rooms[0])
     it.reserve("ann", 0.0)
 
@@ -185,37 +185,47 @@ def test_a_request_that_was_given_up_here_holds_its_room_until_the_router_has_ta
     it = intake()
     it.release(under_way(it, 7))
     assert (it.requests, it.bytes) == (1, 10)
-    it.mark_received(7)
+    it.mark_received(7, 0.0)
     assert (it.requests, it.bytes) == (0, 0)
 
 
-def test_an_answer_tells_that_all_before_it_were_taken() -> None:
-    """The router takes requests in their order, so one lost answer holds room for no longer than the next one."""
+def test_an_answer_tells_of_its_own_request_alone() -> None:
+    """The router takes those of publishers in turn: what was sent before may lie in its queue still."""
     it = intake()
     for number in (3, 5, 6):
         it.release(under_way(it, number, user=f"user{number}"))
-    it.mark_received(5)
-    assert it.requests == 1
+    it.mark_received(5, 0.0)
+    assert it.requests == 2
 
 
 def test_a_request_that_was_taken_holds_its_room_until_it_is_answered() -> None:
     """An answer that is held back holds the room of its request: so publishers that wait are bounded, too."""
     it = intake()
     room = under_way(it, 1)
-    it.mark_received(1)
+    it.mark_received(1, 0.0)
     assert it.requests == 1
     it.release(room)
     assert it.requests == 0
 
 
-def test_others_are_refused_while_the_oldest_waits_for_too_long() -> None:
+def test_others_are_refused_while_the_router_is_silent_for_too_long() -> None:
     """Behind a router that takes nothing, a publisher is told so at once instead of waiting in vain."""
     it = intake()
     under_way(it, 1, now=0.0)
     under_way(it, 2, now=2.0)
     assert refused(it.reserve, "bob", 2.1).code == "overloaded"
-    it.mark_received(1)
+    it.mark_received(1, 2.1)
     it.reserve("bob", 2.1)
+
+
+def test_who_has_much_under_way_waits_and_others_do_not() -> None:
+    """The router takes turns: that it is busy with one publisher's for seconds is nothing to another."""
+    it = intake()
+    under_way(it, 1, now=0.0, user="eve")
+    under_way(it, 2, now=1.0, user="eve")
+    it.mark_received(1, 2.0)
+    assert refused(it.reserve, "eve", 3.1).code == "overloaded"
+    it.reserve("ann", 3.1)
 
 
 def test_what_is_lost_does_not_stop_publishing_for_ever() -> None:
@@ -284,7 +294,7 @@ def test_the_bounds_are_those_of_the_settings() -> None:
     it.grow(rooms[1], 2**22)
     it.mark_sent(rooms[1], 1, 0.0)
     assert refused(it.grow, rooms[2], 1).code == "overloaded"
-    it.mark_received(1)
+    it.mark_received(1, 0.0)
     it.release(rooms[1])
     it.mark_sent(rooms[2], 2, 0.0)
     it.release(it.reserve("dan", 1.5))
@@ -359,7 +369,7 @@ class Requests(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 4))
     def answer(self, back: int) -> None:
-        self.it.mark_received(self.number - back)
+        self.it.mark_received(self.number - back, self.now)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
