@@ -23,6 +23,8 @@ RESTART_MIN_S = 1.0
 RESTART_MAX_S = 60.0
 STOP_S = 5.0
 """For which the parts may go on when they are told to stop, and then the last events may wait to be acknowledged."""
+STRANGER_STOP_S = 0.3
+"""The latter where the gateway has not answered since the start: it is not there yet, and was told nothing before."""
 
 logger = structlog.get_logger()
 
@@ -104,7 +106,7 @@ async def _wait_until_begun(source: StatusReporter, begun: Callable[[], None]) -
 
 async def _drain(outlet: EventOutlet) -> None:
     try:
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(STOP_S if outlet.contact.has_succeeded else STRANGER_STOP_S):
             await outlet.drain()
     except TimeoutError:
         logger.warning(

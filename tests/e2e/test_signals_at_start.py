@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.namespaces import NEEDS_ROOT, FirstProcess
 from tests.support.system import READY_SECONDS, System, end, environment, free_ports
 
 WHILE_IT_LOADS = """
@@ -26,6 +27,20 @@ sys.argv = ["solowire", *sys.argv[1:]]
 runpy.run_module("solowire", run_name="__main__")
 """
 """The command, which gets a signal at the very moment when it begins to load its modules."""
+
+
+SERVICES = ["router", "shard --index 0", "gateway", "up --shards 1", "source host"]
+BEGUN = {
+    "router": "router_ready",
+    "shard": "shard_listening",
+    "gateway": "gateway_listening",
+    "up": "Solowire is ready",
+    "source": "events not accepted yet",
+}
+"""What a service writes when its start is done; a source here, when it has found no gateway."""
+MOMENTS = 4
+TRIES = 3
+END_SECONDS = 1.0
 
 
 def spawn(number: int, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -90,3 +105,50 @@ def test_reloads_while_the_system_starts(tmp_path: Path) -> None:
 def reloaded(system: System) -> set[str]:
     lines = [line for line in system.said() if '"settings_reloaded"' in line]
     return {role for role in ("up", "router", "shard", "gateway") if any(f'"role": "{role}"' in line for line in lines)}
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_first_process_ends_while_it_loads(number: signal.Signals, tmp_path: Path) -> None:
+    """The kernel keeps from process 1 what it does not handle: it handles what ends it before it loads anything."""
+    command = [sys.executable, "-c", WHILE_IT_LOADS.format(number=int(number)), "router", "--data-dir", "d"]
+    process = FirstProcess(command, {}, tmp_path / "log")
+    assert process.wait() == 128 + number, (tmp_path / "log").read_text()
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("service", SERVICES)
+def test_it_ends_at_any_moment(service: str, tmp_path: Path) -> None:
+    """Below the image's init, within a second, however little of its start is done.
+
+    A machine that is busy may be late now and then: who is late three times at the same moment has lost the signal, or
+    waits for something.
+    """
+    whole_s = start(service, tmp_path / "whole")
+    for moment in range(MOMENTS):
+        after_s = whole_s * moment / (MOMENTS - 1)
+        tries: list[float] = []
+        while len(tries) < TRIES and min(tries, default=END_SECONDS + 1) > END_SECONDS:
+            tries.append(start(service, tmp_path / f"{moment}-{len(tries)}", after_s))
+        assert min(tries) <= END_SECONDS, (after_s, tries)
+
+
+def start(service: str, data_dir: Path, end_after_s: float | None = None) -> float:
+    """Starts a service. How long it took to begin; or, if it is told to end after so long, how long it took to end."""
+    port = free_ports(2)
+    settings = {"PORT": port, "ROUTER__METRICS_PORT": 0, "DATA_DIR": data_dir, "URL": f"http://127.0.0.1:{port}"}
+    settings["SECRET"] = "a secret that is long enough, really"
+    log = data_dir.with_suffix(".log")
+    begun_at = time.monotonic()
+    process = FirstProcess(["tini", "--", sys.executable, "-m", "solowire", *service.split()], settings, log)
+    try:
+        if end_after_s is not None:
+            time.sleep(end_after_s)
+        else:
+            while BEGUN[service.split()[0]] not in log.read_text():
+                assert time.monotonic() < begun_at + READY_SECONDS, log.read_text()
+                time.sleep(0.01)
+    finally:
+        told_at = time.monotonic()
+        process.end()
+    return time.monotonic() - told_at if end_after_s is not None else told_at - begun_at

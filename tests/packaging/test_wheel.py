@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,30 +10,9 @@ from pathlib import Path
 import pytest
 
 import solowire
+from tests.support.wheel import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
 SDK_IMPORTS = f"from solowire import {', '.join(solowire.__all__)}"
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).stdout.split("\n")
-    for name in filter(None, tracked):  # a copy, since building leaves its own files beside the sources
-        source, target = ROOT / name, folder / "tree" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink():
-            target.symlink_to(source.readlink())
-        elif source.is_file():
-            target.write_bytes(source.read_bytes())
-    done = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", folder, folder / "tree")
-    assert done.returncode == 0, done.stderr
-    [made] = folder.glob("*.whl")
-    return made
 
 
 @pytest.fixture(scope="module")
