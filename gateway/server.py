@@ -40,6 +40,7 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
+from solowire.observability.tls_samples import read_tls_samples
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
@@ -50,7 +51,9 @@ from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
+from solowire.runtime.server_certificate import ServerCertificate, open_certificate
 from solowire.runtime.settings import Settings
+from solowire.runtime.tls_port import TlsPort
 
 logger = structlog.get_logger("solowire.gateway")
 
@@ -68,10 +71,23 @@ def serve(settings: Settings) -> None:
     roles = load_roles(settings, domain.catalog)
     tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
-    process.run(lambda stop: _main(settings, tokens, roles, stop))
+    certificate = open_certificate(settings, time.time())
+    if certificate is not None:
+        process.on_reload(lambda _: _reload_certificate(certificate), is_last=True)
+    process.run(lambda stop: _main(settings, tokens, roles, certificate, stop))
 
 
-async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], stop: asyncio.Event) -> None:
+def _reload_certificate(certificate: ServerCertificate) -> None:
+    certificate.reload_if_changed(time.time())
+
+
+async def _main(
+    settings: Settings,
+    tokens: Tokens,
+    roles: Mapping[str, Role],
+    certificate: ServerCertificate | None,
+    stop: asyncio.Event,
+) -> None:
     sock = listen(settings.host, settings.port, stalled_s=settings.listen.write_timeout_s)
     audit = open_audit(settings, "gateway")
     gateway_audit = GatewayAudit(audit)
@@ -80,6 +96,8 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     def each_second() -> None:
         nonlocal rejected, rejected_per_s
         audit.flush_suppressed()
+        if certificate is not None:
+            certificate.check(time.time())
         tokens.revocations.expire(time.time())
         total = gateway.rejections.total()
         rejected_per_s, rejected = float(total - rejected), total
@@ -131,6 +149,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
     room = AcceptLimiter(settings.gateway.max_http_connections, settings.gateway.max_http_connections_per_address)
     # A name of its own: several gateways of one data directory may have the same port, each at its address.
     upstream = settings.run_dir.absolute() / f"g{settings.port}-{process.new_id()[:8]}"
+    tls = None if certificate is None else TlsPort(certificate)
     context = FrontContext(
         str(upstream),
         registry=ConnectionRegistry(
@@ -148,6 +167,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             Rate(settings.gateway.connection_rate_per_address, settings.gateway.connection_burst_per_address),
             REMEMBERED_ADDRESSES,
         ),
+        tls=tls,
         direct={
             (b"POST", b"/v1/events"): events_endpoint,
             (b"POST", b"/v1/connect"): cross_origin.wrap(connect_endpoint),
@@ -165,6 +185,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
             "HTTP connections closed on accept because too many were open.",
             room.rejected_count,
         )
+        yield from read_tls_samples(tls)
         yield "relayed_connections", "Open WebSockets relayed to a shard.", relay.open_count
         yield "relayed_connections_opened_total", "WebSockets relayed to a shard.", relay.opened_count
         yield "history_requests_total", "History requests.", history.request_count
@@ -253,7 +274,7 @@ async def _main(settings: Settings, tokens: Tokens, roles: Mapping[str, Role], s
         key_source.start()
     server.start()
     await front.start(sock)
-    logger.info("gateway_listening", host=settings.host, port=sock.getsockname()[1])
+    logger.info("gateway_listening", host=settings.host, port=sock.getsockname()[1], tls=tls is not None)
     process.tune_gc()
     try:
         await stop.wait()

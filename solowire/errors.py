@@ -297,5 +297,9 @@ class StatisticsError(SolowireError):
         self.is_refused = is_refused
 
 
+class TlsError(SolowireError):
+    """A peer's TLS that fails. `str()` is one word in snake_case that says how, as OpenSSL has it."""
+
+
 class BackplaneError(SolowireError):
     """A message between processes that can't be decoded. Counted, logged with its sender, dropped."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
@@ -53,6 +54,7 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
+from solowire.observability.tls_samples import read_tls_samples
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
@@ -64,8 +66,10 @@ from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
+from solowire.runtime.server_certificate import ServerCertificate, open_certificate
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.hosts import is_wildcard
+from solowire.runtime.tls_port import TlsPort
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
 from solowire.workers.connections.dialect_usage import DialectUsage
@@ -75,6 +79,7 @@ from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.net.tls_sockets import TlsSockets
 from solowire.workers.session.commands import PendingRefresh
 from solowire.workers.shard import Shard
 from solowire.workers.stats.diagnosis import diagnose
@@ -102,11 +107,12 @@ def serve(settings: Settings, index: int) -> None:
     roles = load_roles(settings, domain.catalog)
     tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
+    certificate = open_certificate(settings, time.time())
     status = 0
 
     async def main(stop: asyncio.Event) -> None:
         nonlocal status
-        status = await _ShardServer(settings, index, tokens, roles).main(stop)
+        status = await _ShardServer(settings, index, tokens, roles, certificate).main(stop)
 
     with ExitStack() as held:
         if isinstance(settings.find_shard_api(index), Path):
@@ -117,7 +123,14 @@ def serve(settings: Settings, index: int) -> None:
 
 
 class _ShardServer:
-    def __init__(self, settings: Settings, index: int, tokens: Tokens, roles: Mapping[str, Role]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        index: int,
+        tokens: Tokens,
+        roles: Mapping[str, Role],
+        certificate: ServerCertificate | None,
+    ) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
@@ -139,12 +152,17 @@ class _ShardServer:
         self._address = ShardAddress(
             index, settings.find_advertised_host(), self._socket.getsockname()[1], process.new_id(), api
         )
+        self._tls = None
+        if certificate is not None:
+            self._tls = TlsPort(certificate)
+            self._address = msgspec.structs.replace(self._address, certificate=certificate.fingerprint)
+            process.on_reload(lambda _: self._check_certificate(is_reload=True), is_last=True)
         process.on_reload(lambda _: self._apply_roles())  # behind the one by which they are read
         self._key_source = make_key_source(settings, tokens)
         self._waiting_for_keys: set[asyncio.Task[None]] = set()
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = LoopMonitor(self._each_second)
-        self._sockets = TcpSockets()
+        self._sockets = TcpSockets() if self._tls is None else TlsSockets()
         self._sends_arrivals = False  # the router is told in this turn of the loop who has come
         self._dialects = make_dialect_requests(settings, tokens.domain)
         self._shard = Shard(
@@ -222,6 +240,7 @@ class _ShardServer:
             head_s=self._settings.listen.request_head_timeout_s,
             socket_count=lambda: len(self._sockets),
             max_sockets=max(1, files - OTHER_FILES),
+            tls=self._tls,
         )
         place = self._settings.find_shard_api(self._shard.index)
         server = WebServer(
@@ -245,7 +264,13 @@ class _ShardServer:
             self._key_source.start()
         server.start()
         listener.start()
-        logger.info("shard_listening", shard=self._shard.index, port=self._address.port, api=self._address.api)
+        logger.info(
+            "shard_listening",
+            shard=self._shard.index,
+            port=self._address.port,
+            api=self._address.api,
+            tls=self._tls is not None,
+        )
         process.tune_gc()
         stopped = asyncio.ensure_future(stop.wait())
         ended = asyncio.ensure_future(self._done.wait())
@@ -293,7 +318,18 @@ class _ShardServer:
     def _each_second(self) -> None:
         self._reporter.update(self._loop.time())
         self._audit.flush_suppressed()
+        self._check_certificate()
         self._shard.log.skipped.next_second()
+
+    def _check_certificate(self, *, is_reload: bool = False) -> None:
+        """Takes up another certificate, and tells the router, so that gateways know it for the shard's."""
+        if self._tls is None:
+            return
+        certificate = self._tls.certificate
+        check = certificate.reload_if_changed if is_reload else certificate.check
+        if check(time.time()):
+            self._address = msgspec.structs.replace(self._address, certificate=certificate.fingerprint)
+            self._link.send_join()
 
     def _start_drain(self, within: float | None) -> None:
         if not self._shard.is_draining:
@@ -471,6 +507,7 @@ class _ShardServer:
             "Sockets closed on accept because too many were pending.",
             self._listener.refused_count,
         )
+        yield from read_tls_samples(self._tls)
         yield "feeds", "Feeds with at least one connection.", stats.feeds
         yield "lagging_connections", "Connections behind their feed.", stats.lagging
         yield (

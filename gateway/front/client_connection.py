@@ -42,6 +42,7 @@ from solowire.protocol.opening_handshake import (
     read_framing,
     render_rejection,
 )
+from solowire.runtime.tls_port import TlsPort
 
 BUFFER_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
@@ -85,7 +86,8 @@ class FrontContext:
     can_tunnel(head): whether a request is a WebSocket of ours; open_tunnel(client, head, rest): takes such a one over.
     is_trusted(address): whether it is a proxy's, whose connections are not counted by address. plain_heads: how heads
     begin that `can_tunnel` is asked about although they ask for no upgrade. direct: by method and path, what answers
-    such a request here. arrivals: how fast one address may open connections; None: as fast as it likes.
+    such a request here. arrivals: how fast one address may open connections; None: as fast as it likes. tls: of a port
+    that speaks it.
     head_s, keepalive_s, stalled_s: seconds for a head, for a next one, and for a client to read.
     """
 
@@ -103,8 +105,10 @@ class FrontContext:
         plain_heads: tuple[bytes, ...] = (),
         direct: Mapping[tuple[bytes, bytes], App] | None = None,
         arrivals: BucketTable | None = None,
+        tls: TlsPort | None = None,
     ) -> None:
         self.upstream = upstream
+        self.tls = tls
         self._arrivals = arrivals
         self.registry = registry
         self.can_tunnel = can_tunnel
@@ -123,6 +127,15 @@ class FrontContext:
         self.peer_header = f"x-peer-{secrets.token_hex(8)}".encode()
         self.names = count(1)
         self.askers: dict[str, ClientConnection] = {}  # whose requests Granian has, by what the header calls them
+
+    @property
+    def scheme(self) -> str:
+        """By which requests come."""
+        return "http" if self.tls is None else "https"
+
+    def count_as(self, peer: str) -> str:
+        """The address that limits count a peer by; "" for one that is not counted."""
+        return "" if self.is_trusted(peer) else counted_address(peer)
 
     def take_arrival(self, address: str) -> bool:
         """Counts a new connection of this address; False if it opens them too fast. "" is not counted."""
@@ -172,7 +185,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         front = self._front
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
-        address = "" if front.is_trusted(self.peer[0]) else counted_address(self.peer[0])
+        address = front.count_as(self.peer[0])
         if not front.take_arrival(address):
             # At once and without a word: what an answer costs would keep all who wait behind it from being accepted.
             front.registry.limiter.rejected_count += 1
@@ -297,7 +310,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._body, self._pending = body, self._pending[len(raw) :]
         self._stage = Stage.answer if body.is_done else Stage.body
         if app is not None:
-            request = self._request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done)
+            request = DirectRequest(self, app, raw, self.peer, has_body=not body.is_done, scheme=self._front.scheme)
+            self._request = request
             self._front.loop.call_soon(self._pass_turn, request)
         else:
             self._begin_granian(framing, raw, line + 2)

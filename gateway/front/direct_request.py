@@ -51,7 +51,16 @@ class DirectRequest:
     RequestRejected.
     """
 
-    def __init__(self, client: DirectClient, app: App, head: bytes, peer: tuple[str, int], *, has_body: bool) -> None:
+    def __init__(
+        self,
+        client: DirectClient,
+        app: App,
+        head: bytes,
+        peer: tuple[str, int],
+        *,
+        has_body: bool,
+        scheme: str = "http",
+    ) -> None:
         self._client = client
         self._pieces: list[bytes] = []
         self._size = 0
@@ -59,7 +68,7 @@ class DirectRequest:
         self._is_over = False  # it has been answered, or nobody waits for the answer any more
         self._arrival: asyncio.Future[None] | None = None
         self._start: Any = None
-        scope = read_scope(head, peer)
+        scope = read_scope(head, peer, scheme)
         self._wants_close = any(name == b"connection" and is_close(value) for name, value in scope["headers"])
         self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
 
@@ -126,7 +135,7 @@ class DirectRequest:
             self._client.write_answer(data, keeps_alive=keeps_alive)
 
 
-def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
+def read_scope(head: bytes, peer: tuple[str, int], scheme: str = "http") -> MutableMapping[str, Any]:
     """The ASGI scope of a request. Raises RequestRejected for one with several Hosts."""
     line, _, block = head.partition(b"\r\n")
     method, target, _ = line.split(b" ")
@@ -143,7 +152,7 @@ def read_scope(head: bytes, peer: tuple[str, int]) -> MutableMapping[str, Any]:
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": method.decode("ascii"),
-        "scheme": "http",
+        "scheme": scheme,
         "path": path.decode("ascii"),
         "query_string": query,
         "headers": headers,

@@ -21,6 +21,7 @@ import structlog
 
 from solowire.gateway.asker import ASKER
 from solowire.gateway.front.client_connection import ClientConnection, FrontContext
+from solowire.gateway.front.tls_transport import TlsServerTransport
 from solowire.runtime.http_server import BACKLOG
 
 logger = structlog.get_logger("solowire.gateway")
@@ -50,9 +51,15 @@ class HttpFront:
         listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listeners = [listening_socket, *(listening_socket.dup() for _ in range(ACCEPTS - 1))]
         for listener in listeners:
-            server = await loop.create_server(lambda: ClientConnection(self.context), sock=listener, backlog=BACKLOG)
+            server = await loop.create_server(self._make_protocol, sock=listener, backlog=BACKLOG)
             self._servers.append(server)
         self._sweep()
+
+    def _make_protocol(self) -> asyncio.BufferedProtocol:
+        client, context = ClientConnection(self.context), self.context
+        if context.tls is None:
+            return client
+        return TlsServerTransport(client, context.tls, context.buffer, context.count_as)
 
     def stop_listening(self) -> None:
         """Accepts no more."""
@@ -75,6 +82,8 @@ class HttpFront:
             await asyncio.sleep(CLOSING_POLL_SECONDS)
         for client in list(self.context.registry.clients):
             client.transport.abort()
+        if self.context.tls is not None:
+            self.context.tls.finish()
 
     def wrap(self, app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application for Granian that tells `app` of the peer, and refuses what has not come through here."""
@@ -86,6 +95,7 @@ class HttpFront:
                     del headers[index]
                     host, port, asker_name = value.decode().rsplit(" ", 2)
                     scope["client"] = (host, port)
+                    scope["scheme"] = self.context.scheme
                     ASKER.set(self.context.askers.get(asker_name))
                     await app(scope, receive, send)
                     return

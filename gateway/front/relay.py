@@ -29,6 +29,7 @@ from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnect
 from solowire.gateway.front.first_message import FirstMessage
 from solowire.gateway.front.frame_scanner import FrameScanner
 from solowire.gateway.front.held_clients import HeldClients
+from solowire.gateway.front.tls_transport import TlsClientTransport
 from solowire.gateway.router_client import RouterClient
 from solowire.model.dialect import DialectPath
 from solowire.protocol.close_codes import CloseCode
@@ -162,7 +163,16 @@ class Relay:
         """Connects to the user's shard. Raises RequestRejected."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
+                if not shard.certificate:
+                    await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
+                else:
+                    tls = TlsClientTransport(relayed, shard.certificate, relayed.buffer)
+                    transport, _ = await self._loop.create_connection(lambda: tls, shard.host, shard.port)
+                    try:
+                        await tls.opened
+                    except BaseException:
+                        transport.abort()
+                        raise
         except OSError as error:  # a TimeoutError is one
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
             raise RequestRejected(
@@ -185,7 +195,7 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._client = client
         self._shard = shard
         self._transport: asyncio.Transport
-        self._buffer = client.shared_buffer
+        self.buffer = client.shared_buffer
         self._answer: bytes | None = b""  # the shard's, until it is whole
         self._frames: FrameScanner | None = None  # since the shard has accepted
         self._is_over = False
@@ -214,10 +224,10 @@ class RelayedConnection(asyncio.BufferedProtocol):
         self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._give_up)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+        data = bytes(self.buffer[:nbytes])
         if self._is_over:
             return
         if self._answer is None:

@@ -91,7 +91,8 @@ class ConnectEndpoint:
         headers = dict(scope["headers"])
         address = self._gateway.addresses.resolve_scope(scope)
         shard, ticket, _ = await self._gateway.assign_shard(_bearer(headers), address)
-        url = format_shard_url(self._shard_url, shard, *self._origin(scope, headers))
+        scheme, host = self._origin(scope, headers)
+        url = format_shard_url(self._shard_url, shard, "wss" if shard.certificate else scheme, host)
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 

@@ -49,7 +49,8 @@ class _BackplaneMessage(msgspec.Struct, array_like=True, gc=False):
 class ShardAddress(_BackplaneMessage):
     """Where a shard serves its clients.
 
-    incarnation: new for each start of its process. api: where its HTTP API is (`api_client`).
+    incarnation: new for each start of its process. api: where its HTTP API is (`api_client`). certificate: where it
+    speaks TLS to its clients, the SHA-256 of its certificate's DER, in hexadecimal; else "".
     """
 
     index: int
@@ -57,6 +58,7 @@ class ShardAddress(_BackplaneMessage):
     port: int
     incarnation: str
     api: str = ""
+    certificate: str = ""
 
     @property
     def authority(self) -> str:

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -124,6 +125,7 @@ def up(config: Path | None, **options: Any) -> None:
     from solowire.runtime.domain_loader import load_domain
     from solowire.runtime.identity import make_tokens
     from solowire.runtime.roles import load_roles
+    from solowire.runtime.server_certificate import check_certificate
 
     settings = load_server_settings(config, "up", **options)
     for setting, way_out in (
@@ -147,6 +149,7 @@ def up(config: Path | None, **options: Any) -> None:
         structlog.get_logger("solowire.up").warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
     domain = load_domain(settings)
     make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
+    check_certificate(settings, time.time())  # the same
     config = config.absolute() if config is not None else None
     status = 0
 

@@ -62,12 +62,13 @@ TOLD_OF_SHARE = 0.8
 
 @dataclass(eq=False)
 class ChildProcess:
-    """One process. arguments: of `python -m solowire`. share: of the grace period, for its end."""
+    """One process. arguments: of `python -m solowire`. share: of the grace period, for its end. scheme: of its API."""
 
     name: str
     arguments: list[str]
     api: str | None
     share: float
+    scheme: str = "http"
     can_drain: bool = False  # ending with status 0 is its right, if no signal was the reason: it was drained
     has_begun: bool = False  # it has given a sign of life, and so knows what signals mean
     reloads: bool = False  # it is to be told to, when it has begun
@@ -133,8 +134,9 @@ class Supervisor:
     def __init__(self, settings: Settings, config: str | None) -> None:
         self._settings = settings
         self._common = ["--config", config] if config is not None else []
-        base = f"http://{_reachable(settings.host)}"
-        self.gateway_url = f"{base}:{settings.port}"
+        scheme = "http" if settings.listen.tls_certificate_file is None else "https"
+        gateway = f"{_reachable(settings.host)}:{settings.port}"
+        self.gateway_url = f"{scheme}://{gateway}"
         self._router = ChildProcess("router", ["router"], None, ROUTER_SHARE)
         self._shards = [
             ChildProcess(
@@ -146,7 +148,7 @@ class Supervisor:
             )
             for i in range(settings.shards)
         ]
-        self._gateway = ChildProcess("gateway", ["gateway"], self.gateway_url.removeprefix("http://"), GATEWAY_SHARE)
+        self._gateway = ChildProcess("gateway", ["gateway"], gateway, GATEWAY_SHARE, scheme=scheme)
         self._watchdog = Watchdog(settings.process.watchdog_timeout_s)
 
     @property
@@ -165,7 +167,7 @@ class Supervisor:
         async with asyncio.timeout(READY_SECONDS):
             for child in self._children:
                 if child.api is not None:
-                    async with api_client(child.api, timeout=2) as http:
+                    async with api_client(child.api, timeout=2, scheme=child.scheme) as http:
                         while not await self._is_ready(http):
                             self._listen()
                             await asyncio.sleep(0.05)

@@ -3,7 +3,8 @@
 The data path counts in plain integers. They become metrics only while somebody scrapes, and once in FRESH_SECONDS
 however many do, so that a process which can't be scraped, or is scraped too often, never slows what it is for. Names
 are `solowire_<process>_<noun>_<unit>[_total]`, in base units, so that a name means one thing: what two processes count
-alike has a name in each. Labels are few, and none of them is a user.
+alike has a name in each, but for what operators ask of all of them at once, which is named in full. Labels are few,
+and none of them is a user.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from solowire.observability.stats_summary import top_n_with_other
 
 FRESH_SECONDS = 1.0
 """For so long a rendering is given to whoever asks: anybody may, as often as he likes, and each takes milliseconds."""
+_SYSTEM = "solowire_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -52,7 +54,7 @@ class Distribution(NamedTuple):
 
 
 Sample = tuple[str, str, float] | LabelledSample | MultiLabelledSample | Distribution
-"""Name without the prefix, help, value. A name that ends in `_total` is a counter, others are gauges."""
+"""Name without the prefix, or in full, help, value. A name that ends in `_total` is a counter, others are gauges."""
 
 
 class Metrics(Collector):
@@ -108,7 +110,7 @@ class Metrics(Collector):
         self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]
     ) -> Metric:
         kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        family = kind(self._prefix + name, help, labels=[*self._names, *labels])
+        family = kind(name if name.startswith(_SYSTEM) else self._prefix + name, help, labels=[*self._names, *labels])
         for of, value in values:
             family.add_metric([*self._labels, *of], value)
         return family

@@ -7,51 +7,18 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from solowire import Client, ConnectionEnded
 from solowire.errors import ConfigError, PublishRefused
 from solowire.sdk.publisher import Publisher
 from solowire.sdk.trusted_certificates import make_context
+from tests.support.certificates import make_certificate
 from tests.support.publish_gateway import Gateway, page
 
 DEADLINE_S = 60.0
-
-
-def make_certificate(directory: Path, name: str, days: int = 1) -> Path:
-    """A certificate that only those trust who are given it, with its key: PEM. name: of the host, or its address."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the gateway")])
-    san: x509.GeneralName = x509.DNSName(name)
-    if name[0].isdigit():
-        san = x509.IPAddress(ip_address(name))
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=10))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([san]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding, none = serialization.Encoding.PEM, serialization.NoEncryption()
-    path = directory / f"{name}.{days}.pem"
-    path.write_bytes(
-        certificate.public_bytes(encoding) + key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, none)
-    )
-    return path
 
 
 def serve_with(certificate: Path) -> ssl.SSLContext:

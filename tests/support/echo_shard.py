@@ -12,18 +12,20 @@ from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec
 from solowire.protocol.opening_handshake import parse_head, render_accept, render_rejection
 from solowire.runtime.http_server import listen
+from solowire.runtime.tls_port import TlsPort
 from solowire.workers.connections.connection import Connection
 from solowire.workers.net.client_listener import AcceptedSocket, ClientListener
 from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.net.tls_sockets import TlsSockets
 
 ANN = Identity("ann", "admin", ())
 
 
 class Echo:
-    """Answers each message with itself. port: where."""
+    """Answers each message with itself. port: where. tls: it speaks that."""
 
-    def __init__(self) -> None:
-        self._sockets = TcpSockets()
+    def __init__(self, tls: TlsPort | None = None) -> None:
+        self._sockets = TcpSockets() if tls is None else TlsSockets()
         self._sockets.on_message = lambda connection, message: self._sockets.queue(message, connection)
         self._sockets.on_protocol_error = self._close
         self._sockets.on_batch_done = lambda: None
@@ -37,6 +39,7 @@ class Echo:
             head_s=10.0,
             socket_count=lambda: len(self._sockets),
             max_sockets=1000,
+            tls=tls,
         )
         self._listener.start()
 
@@ -49,8 +52,8 @@ class Echo:
             answer = render_accept(parse_head(accepted.head), None)
         except RequestError as error:
             return render_rejection(error)
-        accepted.socket.send(answer)
-        sock = self._sockets.adopt(accepted.socket)
+        accepted.send(answer)
+        sock = self._sockets.adopt(accepted)
         sock.connection = Connection("s", ANN, Codec.json, sock)
         if accepted.rest:
             self._sockets.feed(sock, accepted.rest)

@@ -75,7 +75,8 @@ class System:
         self.data_dir = data_dir
         self.shards = shards
         self.port = free_ports(1 + shards + SPARE_PORTS)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.scheme = "https" if "LISTEN__TLS_CERTIFICATE_FILE" in (settings or {}) else "http"
+        self.url = f"{self.scheme}://127.0.0.1:{self.port}"
         self.environment = environment({**UNDISTURBED, **(settings or {})})
         self.process: subprocess.Popen[str] | None = None
         self.output = data_dir.parent / f"{data_dir.name}.log"
@@ -117,7 +118,7 @@ class System:
         return whole_lines(self.output)
 
     def _all_ready(self) -> bool:
-        return all(ready(f"http://127.0.0.1:{port}") for port in range(self.port, self.port + self.shards + 1))
+        return all(ready(f"{self.scheme}://127.0.0.1:{port}") for port in range(self.port, self.port + self.shards + 1))
 
     def pid_of(self, *command: str) -> int:
         """The child of `up` that runs `solowire COMMAND`, such as ("shard", "--index", "0")."""

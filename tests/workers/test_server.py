@@ -38,7 +38,7 @@ async def test_a_tick_that_fails_is_logged_and_not_the_last(
     monkeypatch.setattr(Shard, fails, fail)
     with capture_logs() as lines:
         async with asyncio.timeout(30):
-            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES, domain=DNS), ROLES).main(stop)
+            status = await server._ShardServer(settings, 0, Tokens("s" * 32, ROLES, domain=DNS), ROLES, None).main(stop)
     failed = [(line["log_level"], line["exc_info"]) for line in lines if line["event"] == "tick_failed"]
     assert failed == [("error", True)] * 3
     assert status == 0

@@ -5,6 +5,8 @@ most. Of such connections there are no more than `limiter` allows, in all and of
 together no more than `max_sockets`: beyond that the newest is told so and closed, whatever the others do; but where
 addresses with more than their share have all the room, the newest of one of those makes room for another's. A refusal
 reaches its client: the connection is closed when the client has closed it, or LINGER_SECONDS later.
+
+Where the port speaks TLS all of this holds from the accept on: a handshake is a part of the head, and has its time.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from functools import partial
 from select import EPOLLIN, epoll
 
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter, counted_address
-from solowire.errors import RequestRejected
+from solowire.errors import RequestRejected, TlsError
 from solowire.protocol.opening_handshake import HEAD_BYTES, HEAD_END, check_beginning, render_full, render_rejection
+from solowire.protocol.tls_session import HANDSHAKE_BYTES, REFUSED_ALERT, TLS_HANDSHAKE, TlsSession
+from solowire.runtime.tls_port import PLAIN_RESPONSE, TlsPort
 
 logger = structlog.get_logger("solowire.shard")
 
@@ -56,26 +61,40 @@ HEAD_TOO_LARGE_RESPONSE = render_rejection(
 
 
 class AcceptedSocket:
-    """A connection whose head has come. peer: its address. head: with its end. rest: what was sent together with it."""
+    """A connection whose head has come.
 
-    __slots__ = ("head", "peer", "rest", "socket")
+    peer: its address. head: with its end. rest: what was sent together with it. session: of one that speaks TLS.
+    """
 
-    def __init__(self, accepted: socket.socket, peer: str, head: bytes, rest: bytes) -> None:
+    __slots__ = ("head", "peer", "rest", "session", "socket")
+
+    def __init__(
+        self, accepted: socket.socket, peer: str, head: bytes, rest: bytes, session: TlsSession | None = None
+    ) -> None:
         self.socket = accepted
         self.peer = peer
         self.head = head
         self.rest = rest
+        self.session = session
+
+    def send(self, data: bytes) -> None:
+        """Says so little that a new socket takes it at once. Raises OSError, TlsError."""
+        self.socket.send(data if self.session is None else self.session.encrypt(data))
 
 
 class _PendingSocket:
     """A socket whose request head has not come yet.
 
-    is_watched: epoll says when something comes. has_ended: it has been closed, or handed over.
+    is_watched: epoll says when something comes. has_ended: it has been closed, or handed over. session: of one that
+    speaks TLS. data: of its head, or of its handshake, which waits for its turn.
     """
 
-    __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "socket")
+    __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "session", "socket")
 
-    def __init__(self, accepted: socket.socket, peer: str, address: str, ends_at: float) -> None:
+    def __init__(
+        self, accepted: socket.socket, peer: str, address: str, ends_at: float, session: TlsSession | None
+    ) -> None:
+        self.session = session
         self.socket = accepted
         self.peer = peer
         self.address = address
@@ -92,6 +111,7 @@ class ClientListener:
     handle: takes a connection over and returns None, or returns the answer that refuses it.
 
     socket_count: how many sockets are open that `handle` has taken over. max_sockets: those and the pending ones.
+    tls: of a port that speaks it.
     """
 
     def __init__(
@@ -103,6 +123,7 @@ class ClientListener:
         head_s: float,
         socket_count: Callable[[], int],
         max_sockets: int,
+        tls: TlsPort | None = None,
     ) -> None:
         self._socket = listening_socket
         self._handle = handle
@@ -110,6 +131,7 @@ class ClientListener:
         self._head_s = head_s
         self._socket_count = socket_count
         self._max_sockets = max_sockets
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, _PendingSocket] = {}
         self._by_age: deque[_PendingSocket] = deque()
@@ -144,6 +166,8 @@ class ClientListener:
         for pending in list(self._pending.values()):
             self._close(pending)
         self._epoll.close()
+        if self._tls is not None:
+            self._tls.finish()
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS):
@@ -166,9 +190,10 @@ class ClientListener:
             self._make_room(crowded)
         if is_out_of_files or not self._limiter.acquire(address):
             limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
-            _reject(accepted, limit)
+            _reject(accepted, FULL_RESPONSES[limit] if self._tls is None else REFUSED_ALERT)
             return
-        pending = _PendingSocket(accepted, peer, address, self._loop.time() + self._head_s)
+        session = None if self._tls is None else self._tls.open_session()
+        pending = _PendingSocket(accepted, peer, address, self._loop.time() + self._head_s, session)
         self._read(pending)  # the head has usually come already; else it is waited for
         if not (pending.is_watched or pending.has_ended):
             self._watch(pending)
@@ -206,7 +231,48 @@ class ClientListener:
         if not data:
             self._close(pending)
         elif not pending.is_refused:  # else it is read only to see the end of it
-            self._add_data(pending, data)
+            if pending.session is None:
+                self._add_data(pending, data)
+            else:
+                self._read_tls(pending, pending.session, data)
+
+    def _read_tls(self, pending: _PendingSocket, session: TlsSession, data: bytes) -> None:
+        if session.is_open:
+            self._decrypt(pending, session, data)
+        elif not session.has_begun and not pending.data and data[0] != TLS_HANDSHAKE:
+            pending.session = None
+            self._refuse(pending, PLAIN_RESPONSE)
+        elif len(pending.data) > HANDSHAKE_BYTES:
+            self._close(pending)
+        elif self._tls is not None:
+            pending.data += data
+            self._tls.schedule(pending.address, pending, partial(self._shake_hands, pending, session))
+
+    def _shake_hands(self, pending: _PendingSocket, session: TlsSession) -> None:
+        data, pending.data = pending.data, b""
+        self._decrypt(pending, session, data)
+        if session.is_open and self._tls is not None:
+            self._tls.record_end(None)
+
+    def _decrypt(self, pending: _PendingSocket, session: TlsSession, data: bytes) -> None:
+        was_open = session.is_open
+        try:
+            said = session.receive(data)
+        except TlsError as error:
+            if not was_open and self._tls is not None:
+                self._tls.record_end(error)
+            self._refuse(pending, b"")
+            return
+        try:
+            if output := session.take_output():
+                pending.socket.send(output)  # a new socket takes so little at once
+        except OSError:
+            self._close(pending)
+            return
+        if said:
+            self._add_data(pending, said)
+        elif session.has_ended:
+            self._close(pending)
 
     def _add_data(self, pending: _PendingSocket, data: bytes) -> None:
         whole = pending.data + data if pending.data else data
@@ -228,7 +294,7 @@ class ClientListener:
         self._forget(pending)
         pending.data = b""
         try:
-            answer = self._handle(AcceptedSocket(pending.socket, pending.peer, head, rest))
+            answer = self._handle(AcceptedSocket(pending.socket, pending.peer, head, rest, pending.session))
         except Exception:  # a fault of ours: it ends this connection, and neither the others nor the process
             logger.exception("handshake_failed", address=pending.peer)
             pending.socket.close()
@@ -249,6 +315,8 @@ class ClientListener:
         else:
             self._watch(pending)
         try:
+            if pending.session is not None:
+                answer = _encrypt_last(pending.session, answer)
             pending.socket.send(answer)  # a new socket takes so little at once
             pending.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -270,6 +338,8 @@ class ClientListener:
 
     def _forget(self, pending: _PendingSocket) -> None:
         pending.has_ended = True
+        if self._tls is not None:
+            self._tls.discard(pending.address, pending)
         if pending.is_watched:
             pending.is_watched = False
             number = pending.socket.fileno()
@@ -296,10 +366,17 @@ class ClientListener:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
 
-def _reject(accepted: socket.socket, limit: str) -> None:
-    """There is no room for it, not even to wait until it has heard so. limit: which one is reached."""
+def _encrypt_last(session: TlsSession, answer: bytes) -> bytes:
+    """What is said last, with the end of it; of a session that has failed, why."""
+    with suppress(TlsError):
+        return session.take_output() + session.encrypt(answer) + session.end()
+    return session.take_output()
+
+
+def _reject(accepted: socket.socket, answer: bytes) -> None:
+    """There is no room for it, not even to wait until it has heard so."""
     with suppress(OSError):
         accepted.recv(HEAD_BYTES)  # closed with that unread it would be reset, and the answer might be lost
     with suppress(OSError):
-        accepted.send(FULL_RESPONSES[limit])
+        accepted.send(answer)
     accepted.close()

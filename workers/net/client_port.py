@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 import structlog
 
 from solowire.auth.failed_auth_limiter import FailedAuthLimiter
-from solowire.errors import InvalidToken, RequestError, RequestRejected
+from solowire.errors import InvalidToken, RequestError, RequestRejected, TlsError
 from solowire.model.access import ADMINISTER, Identity
 from solowire.model.dialect import DialectPath
 from solowire.observability.rejection_log import RejectionLog
@@ -115,8 +115,8 @@ class ClientPort:
             return self._refuse(accepted.peer, error, now)
         sock = None
         try:
-            accepted.socket.send(answer)  # a new socket takes so little at once
-            sock = self._sockets.adopt(accepted.socket)
+            accepted.send(answer)
+            sock = self._sockets.adopt(accepted)
             sock.connection = shard.open_connection(
                 admitted.identity,
                 codec,
@@ -130,7 +130,7 @@ class ClientPort:
             shard.cancel_admission(admitted.identity, admitted.address)
             if sock is not None:
                 self._sockets.discard(sock)
-            if sock is None and isinstance(error, OSError):  # the client has gone
+            if sock is None and isinstance(error, (OSError, TlsError)):  # the client has gone
                 accepted.socket.close()
                 return None
             raise

@@ -30,6 +30,7 @@ from websockets.frames import Opcode
 from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.protocol.close_codes import CloseCode
 from solowire.workers.connections.connection import Connection
+from solowire.workers.net.client_listener import AcceptedSocket
 from solowire.workers.net.frames import (
     PING_FRAME,
     FrameParser,
@@ -105,19 +106,22 @@ class TcpSockets:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def adopt(self, accepted: socket.socket) -> Socket:
+    def adopt(self, accepted: AcceptedSocket) -> Socket:
         """Takes a socket whose handshake has been answered, and is the only one to use it from now on.
 
         The caller sets `.connection` before the loop has its turn again. Raises OSError, and the socket is closed.
         """
-        number = accepted.detach()
+        number = accepted.socket.detach()
         try:
             self._epoll.register(number, EPOLLIN)
         except (OSError, ValueError) as error:  # ValueError: this process is about to end
             os.close(number)
             raise OSError(str(error)) from None
-        sock = self._watched[number] = Socket(number)
+        sock = self._watched[number] = self._make_socket(number, accepted)
         return sock
+
+    def _make_socket(self, number: int, accepted: AcceptedSocket) -> Socket:
+        return Socket(number)
 
     def discard(self, sock: Socket) -> None:
         """Closes one whose connection has not come about; `on_closed` is not called for it."""
@@ -199,7 +203,7 @@ class TcpSockets:
     def _close(self, sock: Socket, last: bytes) -> None:
         """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
         sock.is_closing = True
-        self._write(sock, last)
+        self._write_last(sock, last)
         if sock.unsent is None:
             _shut(sock.fd, socket.SHUT_WR)
 
@@ -215,6 +219,9 @@ class TcpSockets:
             return  # it has gone, which its reader hears
         if taken < len(raw):
             self._keep_unsent(sock, memoryview(raw)[taken:])
+
+    def _write_last(self, sock: Socket, raw: bytes) -> None:
+        self._write(sock, raw)
 
     def _keep_unsent(self, sock: Socket, rest: memoryview) -> None:
         sock.unsent = deque((rest,))
@@ -271,7 +278,11 @@ class TcpSockets:
         if not data:
             self._drop(sock)
         elif not sock.is_closing:  # else it is read only to see the end of it
-            self._handle_data_safely(sock, data)
+            self._receive(sock, data)
+
+    def _receive(self, sock: Socket, data: bytes) -> None:
+        """What has come by the wire."""
+        self._handle_data_safely(sock, data)
 
     def _handle_data_safely(self, sock: Socket, data: bytes) -> None:
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from solowire.runtime.settings.hosts import check_host
-from solowire.runtime.settings.section import Section, TextList
+from solowire.runtime.settings.section import Section, TextList, make_conflict
 
 _ORIGIN = re.compile(  # RFC 6454, section 6.2
     r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]A-Z]+)(:\d+)?"
@@ -58,6 +59,10 @@ class ListenSettings(Section):
     api_port: int | None = Field(
         None, ge=0, le=65535, description="this one process's API port; default: as `router` and `shard` say"
     )
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM with the certificate and its chain: gateways and shards speak TLS to clients"
+    )
+    tls_key_file: Path | None = Field(None, description="PEM with that certificate's key, which is not encrypted")
 
     @field_validator("allowed_origins")
     @classmethod
@@ -84,3 +89,13 @@ class ListenSettings(Section):
             except ValueError as error:
                 raise ValueError(f"{error}; write 10.0.0.0/8 or 10.1.2.3") from None
         return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> ListenSettings:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise make_conflict(
+                "{} and {} must be set both, or neither; it may be the same file",
+                "tls_certificate_file",
+                "tls_key_file",
+            )
+        return self

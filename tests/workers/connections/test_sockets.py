@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -20,11 +21,14 @@ from solowire.model.access import Identity
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.messages import Codec
 from solowire.runtime.http_server import listen
+from solowire.runtime.tls_port import TlsPort
 from solowire.workers.connections.connection import Connection, State
 from solowire.workers.connections.sockets import MemorySockets, Sockets
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
+from solowire.workers.net.tls_sockets import TlsSockets
+from tests.support.certificates import TRUSTING, make_tls_port
 from tests.support.system import sockets_with
 
 SECONDS = 30.0
@@ -87,8 +91,9 @@ class TcpPeers:
     wants_lease_report = False
     is_ready = True
 
-    def __init__(self) -> None:
-        self.sockets: TcpSockets = TcpSockets()
+    def __init__(self, tls: TlsPort | None = None) -> None:
+        self.tls = tls
+        self.sockets: TcpSockets = TcpSockets() if tls is None else TlsSockets()
         self.index = 0
         self.totals: Counter[str] = Counter()
         self.seen: list[Connection] = []
@@ -111,6 +116,7 @@ class TcpPeers:
             head_s=SECONDS,
             socket_count=lambda: len(self.sockets),
             max_sockets=10_000,
+            tls=tls,
         )
         self.listener.start()
 
@@ -152,7 +158,11 @@ class TcpPeers:
     # what a test asks of the peers
 
     async def join(self) -> Connection:
-        client = await connect(f"ws://127.0.0.1:{self.port}/ws?ticket=any", max_queue=1, compression=None, proxy=None)
+        url = f"127.0.0.1:{self.port}/ws?ticket=any"
+        if self.tls is None:
+            client = await connect(f"ws://{url}", max_queue=1, compression=None, proxy=None)
+        else:
+            client = await connect(f"wss://{url}", max_queue=1, compression=None, proxy=None, ssl=TRUSTING)
         connection = await self.opened()
         self._clients[connection] = client
         return connection
@@ -198,12 +208,12 @@ class TcpPeers:
         self.sockets.finish()
 
 
-@pytest.fixture(params=["memory", "tcp"])
-async def peers(request: pytest.FixtureRequest) -> AsyncIterator[Peers]:
+@pytest.fixture(params=["memory", "tcp", "tls"])
+async def peers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Peers]:
     if request.param == "memory":
         yield MemoryPeers()
         return
-    real = TcpPeers()
+    real = TcpPeers(None if request.param == "tcp" else make_tls_port(tmp_path))
     try:
         yield real
     finally:
