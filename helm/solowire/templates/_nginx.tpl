@@ -158,7 +158,8 @@ http {
             set $shard_path /ws;
             {{- include "solowire.nginxSocket" (dict "root" . "idle" $idle) | nindent 12 }}
         }
-        location ~ ^(?<old_path>/(?:api/unified/ws|api/websocket/ws(?:/[a-z_]+)?|ws/[a-z_]+(?:/[A-Za-z0-9_.@-]+)?))$ {
+        {{- $kinds := "(?:health|dns_management|security|system|admin)" }}
+        location ~ ^(?<old_path>/(?:api/unified/ws|api/websocket/ws(?:/{{ $kinds }})?|ws/{{ $kinds }}(?:/[A-Za-z0-9_.@-]+)?))$ {
             set $shard_path $old_path;
             {{- include "solowire.nginxSocket" (dict "root" . "idle" $idle) | nindent 12 }}
         }

@@ -1,0 +1,366 @@
+"""The chart's edge: Debian's nginx with the configuration that the chart renders, before two shards and a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from solowire.algorithms.hash_ring import Ring
+from solowire.domains.dns.legacy import client_paths
+from solowire.domains.dns.legacy.client_paths import find_client_path
+from solowire.domains.dns.legacy.event_names import DEFAULTS
+from tests.support.edge_system import NGINX, EdgeSystem, start_nginx
+from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, published, refusal
+
+SOCKETS = 1000
+AT_A_TIME = 50
+HEARTBEAT_S = 1.0
+IDLE_S = 3 * HEARTBEAT_S
+"""What the chart makes of it: proxy_read_timeout."""
+SETTINGS = {
+    "SESSION__HEARTBEAT_INTERVAL_S": HEARTBEAT_S,
+    "LIMITS__CONNECT__RATE_PER_USER": 0.01,
+    "LIMITS__CONNECT__BURST_PER_USER": 30,
+    "AUTH__BAD_TOKEN_BURST": 10_000,
+    "LEGACY": "on",
+}
+VALUES = {"settings": {"session": {"heartbeat_interval_s": HEARTBEAT_S}}, "edge": {"drainSeconds": 60}}
+OLD_PATHS = [
+    "/api/unified/ws",
+    "/api/websocket/ws",
+    *(f"/api/websocket/ws/{kind}" for kind in DEFAULTS),
+    *(f"/ws/{kind}" for kind in DEFAULTS),
+    *(f"/ws/{kind}/17" for kind in DEFAULTS),
+]
+RING = Ring(range(2))
+
+pytestmark = pytest.mark.skipif(not Path(NGINX).exists(), reason="needs nginx: .ci/system-packages installs it")
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSystem]:
+    system = EdgeSystem(tmp_path_factory.mktemp("edge"), SETTINGS, VALUES)
+    try:
+        system.start()
+        yield system
+    finally:
+        system.stop()
+
+
+@asynccontextmanager
+async def edge_client(edge: EdgeSystem, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with httpx.AsyncClient(
+        base_url=edge.edge_url, headers=headers, trust_env=False, verify=False, timeout=ANSWER_SECONDS
+    ) as http:
+        yield http
+
+
+async def negotiate(http: httpx.AsyncClient, token: str) -> dict[str, Any]:
+    """What /v1/connect answers through the edge."""
+    answer = await http.post("/v1/connect", headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    grant: dict[str, Any] = answer.json()
+    return grant
+
+
+def owner_of(session: ClientConnection) -> int:
+    """The shard that accepted a WebSocket, as it says itself."""
+    assert session.response is not None
+    return int(session.response.headers["X-Solowire-Shard"])
+
+
+async def count_relayed(edge: EdgeSystem) -> int:
+    """WebSockets that the gateway has ever relayed."""
+    async with edge.http() as http:
+        metrics = (await http.get("/metrics")).text
+    [line] = [
+        line for line in metrics.splitlines() if line.startswith("solowire_gateway_relayed_connections_opened_total ")
+    ]
+    return int(float(line.split()[1]))
+
+
+class Crowd:
+    """Many users' WebSockets, each of which answers pings, and counts the events that it gets."""
+
+    def __init__(self, edge: EdgeSystem) -> None:
+        self._edge = edge
+        self.sockets: dict[str, ClientConnection] = {}
+        self.got: dict[str, list[int]] = {}
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def join(self, stack: AsyncExitStack, users: list[str]) -> None:
+        turns = asyncio.Semaphore(AT_A_TIME)
+
+        async def one(user: str) -> None:
+            async with turns:
+                grant = await negotiate(http, self._edge.token(user))
+                assert grant["shard"] == RING.owner(user)
+                socket = await stack.enter_async_context(
+                    connect(grant["url"], compression=None, ping_interval=None, proxy=None, close_timeout=1)
+                )
+                self.sockets[user], self.got[user] = socket, []
+                await socket.send('{"type":"hello","subscriptions":["custom.*"]}')
+                assert msgspec.json.decode(await socket.recv())["type"] == "welcome"
+                self._readers.append(asyncio.create_task(self._read(user, socket)))
+
+        async with edge_client(self._edge) as http:
+            await asyncio.gather(*map(one, users))
+
+    async def wait_for(self, number: int) -> None:
+        """Until everybody has got the event of that number."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while any(number not in got for got in self.got.values()):
+                assert not any(reader.done() for reader in self._readers), "a connection was lost"
+                await asyncio.sleep(0.05)
+
+    async def leave(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    async def _read(self, user: str, socket: ClientConnection) -> None:
+        while True:
+            message = msgspec.json.decode(await socket.recv())
+            if message["type"] == "ping":
+                await socket.send('{"type":"pong"}')
+            elif message["type"] == "events":
+                self.got[user] += [event["data"]["n"] for event in message["events"]]
+
+
+async def publish(edge: EdgeSystem, number: int) -> None:
+    async with edge_client(edge, edge.token("publisher", "publisher")) as http:
+        await published(http, {"type": "custom.n", "data": {"n": number}})
+
+
+async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
+    """Each comes to its shard and none by the gateway; a reload of nginx, and time without an event, end none."""
+    crowd = Crowd(edge)
+    async with AsyncExitStack() as stack:
+        await crowd.join(stack, [f"user{number}" for number in range(SOCKETS)])
+        joined_at = time.monotonic()
+        assert all(owner_of(socket) == RING.owner(user) for user, socket in crowd.sockets.items())
+        assert len({owner_of(socket) for socket in crowd.sockets.values()}) == 2
+        assert await count_relayed(edge) == 0
+        await publish(edge, 1)
+        await crowd.wait_for(1)
+
+        workers = workers_of(edge)
+        edge.started["edge"].send_signal(signal.SIGHUP)  # what `nginx -s reload` does
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while workers_of(edge) <= workers:
+                await asyncio.sleep(0.02)
+        await crowd.join(stack, ["late"])
+        await publish(edge, 2)
+        await crowd.wait_for(2)
+
+        while time.monotonic() < joined_at + 2 * IDLE_S + 1:
+            await asyncio.sleep(0.1)
+        await publish(edge, 3)
+        await crowd.wait_for(3)
+        assert await count_relayed(edge) == 0
+        await crowd.leave()
+
+
+def workers_of(edge: EdgeSystem) -> set[int]:
+    pid = edge.started["edge"].pid
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+async def test_old_paths_go_to_their_owners(edge: EdgeSystem) -> None:
+    """An old frontend's paths, its page at the path of both protocols, and who has a token alone: no relay either."""
+    for path in OLD_PATHS:
+        found = find_client_path(path)
+        assert found is not None, path
+        async with open_session(f"ws://127.0.0.1:{edge.edge_port}{path}?token={edge.token('old')}") as session:
+            assert owner_of(session.socket) == RING.owner("old")
+            assert session.socket.response is not None
+            assert "Sunset" in session.socket.response.headers
+    url = f"ws://127.0.0.1:{edge.edge_port}/ws?token={edge.token('old')}"
+    async with open_session(url, origin=edge.edge_url) as session:
+        assert session.socket.response is not None
+        assert "Sunset" in session.socket.response.headers
+    async with open_session(url, additional_headers={"X-Solowire-Dialect": "admin"}) as session:
+        await session.say(type="hello", subscriptions=["custom.*"])
+        assert (await session.hear("welcome"))["user"] == "old"
+    async with edge_client(edge) as http:
+        assert (await http.get("/api/websocket/ws/stats")).status_code != 404
+    assert await count_relayed(edge) == 0
+
+
+def test_the_configuration_knows_all_old_paths() -> None:
+    """A path that is added to the old frontend's is tried here, and has to be added to the chart's configuration."""
+    assert client_paths._ROOTS.keys() | {"/ws/"} | {"/api/websocket/ws/"} == {
+        "/api/websocket/ws",
+        "/api/unified/ws",
+        "/ws",
+        *client_paths._TYPED,
+    }
+
+
+async def test_who_is_refused_reads_why(edge: EdgeSystem) -> None:
+    """401, 429 and what else the gateway says come with its code, and with the time of the next try."""
+    url = f"ws://127.0.0.1:{edge.edge_port}"
+    status, problem = await refusal(f"{url}/ws?token=none")
+    assert (status, problem["code"]) == (401, "invalid_token")
+    status, problem = await refusal(f"{url}/s/0/ws?ticket=none")
+    assert (status, problem["code"]) == (401, "invalid_token")
+    status, problem = await refusal(f"{url}/s/0/ws")
+    assert (status, problem["code"]) == (401, "missing_token")
+    async with edge_client(edge) as http:
+        upgrade = {
+            "connection": "upgrade",
+            "upgrade": "websocket",
+            "sec-websocket-version": "13",
+            "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        }
+        for _ in range(100):
+            answer = await http.get("/ws", params={"token": edge.token("eager")}, headers=upgrade)
+            if answer.status_code != 101:
+                break
+        assert answer.status_code == 429
+        assert answer.json()["code"] == "connect_rate_limited"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await http.get("/ws?token=none", headers=upgrade)).headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_what_only_we_say_counts_for_nothing_from_outside(edge: EdgeSystem) -> None:
+    """Forged headers lead nowhere else, and what is for edges and scrapers is not to be had."""
+    reached = asyncio.Event()
+    stranger = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.9", edge.shard_port)
+    forged = {
+        "X-Solowire-Upstream": f"127.0.0.9:{edge.shard_port}",
+        "X-Solowire-Shard": "1",
+        "X-Solowire-Ticket": "forged",
+        "X-Solowire-Relayed": "1",
+        "X-Original-URI": f"/ws?token={edge.token('somebody')}",
+        "X-Forwarded-URI": f"/ws?token={edge.token('somebody')}",
+    }
+    async with stranger:
+        url = f"ws://127.0.0.1:{edge.edge_port}"
+        async with open_session(f"{url}/ws?token={edge.token('ann')}", additional_headers=forged) as session:
+            await session.say(type="hello", subscriptions=[])
+            assert (await session.hear("welcome"))["user"] == "ann"
+            assert owner_of(session.socket) == RING.owner("ann")
+            metrics = [(await api_metrics(edge, shard)) for shard in range(2)]
+            assert 'transport="relayed"' not in "".join(metrics)
+        status, _ = await refusal(f"{url}/ws", additional_headers=forged)
+        assert status == 401
+        async with edge_client(edge, edge.token("ann")) as http:
+            for path in ("/v1/route", "/v1/route/", "/metrics", "/_route"):
+                assert (await http.get(path, headers=forged)).status_code == 404, path
+        assert not reached.is_set()
+
+
+async def api_metrics(edge: EdgeSystem, shard: int) -> str:
+    async with edge.api(shard) as http:
+        return (await http.get("/metrics")).text
+
+
+async def test_a_socket_is_passed_to_a_pod_alone(edge: EdgeSystem, tmp_path: Path) -> None:
+    """Whatever a gateway says, nothing but the shards' port on a pod's address is connected to."""
+    reached = asyncio.Event()
+    said = ""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 204 No Content\r\nX-Solowire-Upstream: {said}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    gateway = await asyncio.start_server(answer, "127.0.0.1", 0)
+    pod = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.1", edge.shard_port)
+    other = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.1", 0)
+    edge_port = free_ports(2)
+    configuration = edge.render_configuration(gateway.sockets[0].getsockname()[1], edge_port)
+    nginx = start_nginx(
+        tmp_path, configuration.replace(str(edge.place), str(tmp_path)).replace("127.0.0.0/8 1;", "127.0.0.0/30 1;")
+    )
+    try:
+        async with gateway, pod, other, asyncio.timeout(ANSWER_SECONDS):
+            await connectable(edge_port)
+            for said in (
+                f"127.0.0.1:{other.sockets[0].getsockname()[1]}",
+                f"127.0.0.4:{edge.shard_port}",
+                f"example.com:{edge.shard_port}",
+                f"127.0.0.1:{edge.shard_port}/x",
+                f"user@127.0.0.1:{edge.shard_port}",
+                "",
+            ):
+                status, problem = await refusal(f"ws://127.0.0.1:{edge_port}/ws?token=x")
+                assert (status, problem["code"]) == (503, "upstream_refused"), said
+            assert not reached.is_set()
+    finally:
+        end(nginx)
+
+
+async def connectable(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return
+
+
+async def test_a_killed_shard_is_said_so_until_another_has_its_users(edge: EdgeSystem) -> None:
+    """503 with Retry-After, by every way in, and then the new owner."""
+    user = edge.user_on(1, "lost")
+    token = edge.token(user)
+    async with edge_client(edge) as http:
+        grant = await negotiate(http, token)
+    async with open_session(f"ws://127.0.0.1:{edge.edge_port}/ws?token={token}") as session:
+        assert owner_of(session.socket) == 1
+        edge.started["shard-1"].kill()
+        edge.started["shard-1"].wait()
+        await session.closed()
+    seen = []
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while True:
+            found = await try_to_connect(f"ws://127.0.0.1:{edge.edge_port}/ws?token={token}")
+            if isinstance(found, int):
+                break
+            seen.append(found)
+            assert found.status_code == 503
+            assert int(found.headers["retry-after"]) >= 1
+            assert found.headers["content-type"] == "application/problem+json"
+            await asyncio.sleep(0.1)
+    assert found == 0
+    assert seen, "the shard's port is closed at once, and the ring is not another at once"
+    status, problem = await refusal(grant["url"])
+    assert (status, problem["code"]) in ((503, "upstream_unavailable"), (503, "shard_unavailable"))
+
+
+async def try_to_connect(url: str) -> int | httpx.Response:
+    """The shard that accepts, or the answer that refuses."""
+    try:
+        async with open_session(url) as session:
+            return owner_of(session.socket)
+    except InvalidStatus as refused:
+        return httpx.Response(refused.response.status_code, headers=list(refused.response.headers.raw_items()))
+
+
+async def test_without_a_gateway_everybody_is_told_when_to_come_again(edge: EdgeSystem) -> None:
+    """503 with Retry-After as a problem, for sockets and for all else; nginx itself stays healthy."""
+    end(edge.started["gateway"], signal.SIGKILL)
+    async with edge_client(edge) as http:
+        answer = await http.post("/v1/connect")
+        assert (answer.status_code, answer.json()["code"]) == (503, "upstream_unavailable")
+        assert answer.headers["retry-after"] == "1"
+    status, problem = await refusal(f"ws://127.0.0.1:{edge.edge_port}/ws?token=x")
+    assert (status, problem["code"]) == (503, "gateway_unavailable")
+    async with httpx.AsyncClient(trust_env=False, verify=False) as http:
+        assert (await http.get(f"http://127.0.0.1:{edge.edge_port + 1}/healthz")).status_code == 200
