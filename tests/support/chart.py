@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -50,8 +51,13 @@ def render_texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def render(*values: Mapping[str, Any]) -> list[Manifest]:
-    """All objects of a release with these values over the minimal ones."""
-    texts = render_texts(merge(MINIMAL, *values))
+    """All objects of a release with these values over the minimal ones; not to be changed, as they are kept."""
+    return _render(json.dumps(merge(MINIMAL, *values)))
+
+
+@cache
+def _render(values: str) -> list[Manifest]:
+    texts = render_texts(json.loads(values))
     return [
         document
         for name, text in texts.items()
