@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ async def test_all_of_a_pipe_is_published_when_the_command_ends(system: System, 
         options = ["--url", system.url, "--token", system.token("ns1", role="publisher"), "--zones", "example"]
         done = pipe("".join(form.format(name) for name in names), tmp_path, *options)
         assert done.returncode == 0, done.stderr
+        assert re.findall(r"\bpipe_\w+", done.stdout + done.stderr) == ["pipe_ended", "pipe_progress"]
         seen: dict[str, str] = {}
         while len(seen) < len(names):
             message = await session.hear("events")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
@@ -68,6 +69,22 @@ async def test_a_part_that_is_set_up_wrong_ends_the_source() -> None:
     with pytest.raises(ConfigError, match="no such key"):
         await run_source("bind9", [Steady(), Broken(9, ConfigError("no such key"))], outlet, asyncio.Event(), url=URL)
     assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint({"steady", "broken", "status", "clock"})
+
+
+async def test_what_the_gateway_does_not_take_in_time_is_said(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], set[str]]
+) -> None:
+    """A source that is told to stop waits for its last events, and not for ever."""
+
+    class Away(RecordedOutlet):
+        async def drain(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(source_runner, "STOP_S", 0.05)
+    stop = asyncio.Event()
+    stop.set()
+    await run_source("bind9", [Steady()], Away(), stop, url=URL)
+    assert "events_unsent" in logged()
 
 
 async def test_it_is_ready_when_each_part_runs_or_waits() -> None:

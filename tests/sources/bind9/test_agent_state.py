@@ -106,7 +106,7 @@ class Agent:
         await self.task
 
 
-async def test_from_start_twice_publishes_once(log: Path, state: Path) -> None:
+async def test_from_start_twice_publishes_once(log: Path, state: Path, logged: Callable[[], set[str]]) -> None:
     """--from-start is for a log of which no place is known: what was published isn't published again."""
     gateway = Gateway()
     add(log, "a", "b")
@@ -115,6 +115,7 @@ async def test_from_start_twice_publishes_once(log: Path, state: Path) -> None:
             await until(lambda names=names: list(gateway.events.values()) == names)  # type: ignore[misc]
             await agent.stop()
         assert gateway.sent == len(names)
+        assert ("log_file_resumed" in logged()) == (len(names) == 3)
         add(log, "c")
 
 

@@ -474,4 +474,4 @@ async def test_trouble_is_told_once(log: Path) -> None:
         await until(lambda: len(publisher.events) == 2)
         stop.set()
         await agent
-    assert [entry["log_level"] for entry in logs] == ["warning", "info", "info"]
+    assert [entry["event"] for entry in logs] == ["log_file_open_failed", "log_file_reopened", "log_file_progress"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def test_a_rotation_is_not_a_missing_log(tmp_path: Path, said: Said, follow: Cal
     agent.now += 0.2
     agent.check()
     assert [entry["event"] for entry in said] == ["log_file_missing"]
+
+
+def test_a_truncation_that_lost_nothing_is_said(tmp_path: Path, said: Said, follow: Callable[[Path], Agent]) -> None:
+    """The copy that was made before has what had not been read."""
+    path = tmp_path / "query.log"
+    path.write_text("a line\n")
+    agent = follow(path)
+    agent.follower.read_lines()
+    shutil.copyfile(path, tmp_path / "query.log.1")
+    path.write_text("")
+    agent.follower.read_lines()
+    agent.check()
+    assert [entry["event"] for entry in said] == ["log_file_truncated"]
 
 
 def test_after_a_hundred_lines_without_a_query_one_is_shown(

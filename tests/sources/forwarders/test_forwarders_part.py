@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.agent.traffic_figures import TrafficFigures
 from solowire.sources.forwarders import forwarders_part
 from solowire.sources.forwarders.forwarders_part import ForwardersPart
+from solowire.sources.forwarders.named_forwarders import NamedForwarders
 from tests.support.forwarders import ProbedNamed
 from tests.support.named import free_port
 from tests.support.query_logs import until
@@ -54,7 +55,7 @@ def changes(outlet: RecordedOutlet) -> list[tuple[str, str]]:
     return [(data["old_status"], data["new_status"]) for data in outlet.of_type("forwarder_status_change")]
 
 
-async def test_a_server_that_stops_and_comes_back(tmp_path: Path) -> None:
+async def test_a_server_that_stops_and_comes_back(tmp_path: Path, logged: Callable[[], set[str]]) -> None:
     """It is healthy with round trips, unhealthy soon after it stops, and healthy again by itself."""
     outlet = RecordedOutlet()
     with ProbedNamed(tmp_path / "a") as named:
@@ -71,6 +72,7 @@ async def test_a_server_that_stops_and_comes_back(tmp_path: Path) -> None:
             named.go_on()
             await until(lambda: changes(outlet) == [("healthy", "unhealthy"), ("unhealthy", "healthy")])
             assert "last_changed" in newest(outlet, named.address)
+    assert "forwarder_status_changed" in logged()
     lanes = {event["type"]: event["lane"] for event in outlet.events}
     assert lanes["forwarder_status_change"] == "changes"
     assert lanes["forwarder_health"] == lanes["health_update"] == "telemetry"
@@ -126,6 +128,20 @@ async def test_forwarders_of_a_configuration_come_and_go(tmp_path: Path, monkeyp
         ["corp.example"],
     )
     assert {"forwarder_list_unavailable", "forwarder_removed"} <= {entry["event"] for entry in logs}
+
+
+async def test_forwarders_that_cannot_be_probed_are_said(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], set[str]]
+) -> None:
+    """Those over TLS, of which this machine's named may know nothing: they are left out by name."""
+
+    async def read(_: Path) -> NamedForwarders:
+        return NamedForwarders([], ["192.0.2.9 tls private"])
+
+    monkeypatch.setattr(forwarders_part, "read_named_conf", read)
+    async with probing(RecordedOutlet(), named_conf=Path("named.conf")) as (_, status):
+        await until(lambda: status.status == "waiting")
+    assert "forwarders_left_out" in logged()
 
 
 async def test_probes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

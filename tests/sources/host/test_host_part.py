@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ async def test_without_the_cpu_it_says_why_and_waits() -> None:
     assert outlet.of_type("system_metrics") == []
 
 
-async def test_a_file_system_that_does_not_answer_is_told() -> None:
+async def test_a_file_system_that_does_not_answer_is_told(logged: Callable[[], set[str]]) -> None:
     """While one measurement hangs, no other is begun, and it is said; it goes on when that one ends."""
     released, begun = threading.Event(), []
 
@@ -223,6 +223,7 @@ async def test_a_file_system_that_does_not_answer_is_told() -> None:
         released.set()
         await until(lambda: status.status == "running")
         await until(lambda: len(outlet.of_type("system_metrics")) > 2)
+    assert "host_measurement_slow" in logged()
 
 
 def test_thresholds_that_contradict_each_other_are_refused() -> None:

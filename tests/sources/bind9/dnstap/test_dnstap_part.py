@@ -94,7 +94,9 @@ def connect() -> Iterator[Connect]:
         sender.close()
 
 
-async def test_a_server_s_queries_are_published_and_its_end_is_answered(path: Path, connect: Connect) -> None:
+async def test_a_server_s_queries_are_published_and_its_end_is_answered(
+    path: Path, connect: Connect, logged: Callable[[], set[str]]
+) -> None:
     async with running(path) as part:
         await until(lambda: part.status.status == "waiting")
         assert str(path) in (part.status.reason or "")
@@ -106,6 +108,7 @@ async def test_a_server_s_queries_are_published_and_its_end_is_answered(path: Pa
         await asyncio.to_thread(sender.finish)
         await part.until(lambda: part.status.status == "waiting")
     assert not has_file(path), "nothing is left behind"
+    assert {"dnstap_connected", "dnstap_disconnected"} <= logged()
 
 
 async def test_several_servers_connect_and_one_that_sends_rubbish_ends_alone(path: Path, connect: Connect) -> None:
@@ -143,7 +146,9 @@ async def test_there_is_a_most_of_connections(path: Path, connect: Connect, monk
         await part.until(lambda: part.queries == 1)
 
 
-async def test_a_socket_that_is_removed_is_made_anew(path: Path, connect: Connect) -> None:
+async def test_a_socket_that_is_removed_is_made_anew(
+    path: Path, connect: Connect, logged: Callable[[], set[str]]
+) -> None:
     async with running(path) as part:
         first = await connect(path)
         os.unlink(path)
@@ -151,6 +156,7 @@ async def test_a_socket_that_is_removed_is_made_anew(path: Path, connect: Connec
         for sender in (first, second):
             sender.send(PAIR)
         await part.until(lambda: part.queries == 2)
+    assert "dnstap_socket_lost" in logged()
 
 
 async def test_a_socket_that_a_killed_agent_left_is_taken_over(path: Path, connect: Connect) -> None:

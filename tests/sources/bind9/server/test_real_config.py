@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.bind9.server import config_files, config_history, config_part
 from solowire.sources.bind9.server.bind_state import BindState
 from solowire.sources.bind9.server.config_part import ConfigPart
+from solowire.sources.bind9.server.config_state import ConfigState, ConfigStateFile
 from solowire.sources.bind9.server.reload_log import ReloadLog
 from solowire.sources.bind9.server.server_lines import ServerLines
 from solowire.sources.files.log_agent import run_log_agent
@@ -166,6 +168,33 @@ async def test_a_reading_that_fails_is_tried_again(tmp_path: Path, monkeypatch: 
         assert "took more than" in watch.status.reason
         monkeypatch.setattr(config_files, "CHECK_S", 30.0)
         await until(lambda: watch.status.status == "running")
+
+
+async def test_a_state_that_cannot_be_read_or_kept_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], set[str]]
+) -> None:
+    """A damaged one is made anew; what can't be written is told nevertheless."""
+    conf = tmp_path / "named.conf"
+    conf.write_text("options { recursion no; };\n")
+    file = ConfigStateFile(tmp_path / "state", conf)
+    file.save(ConfigState(key="00"))
+    file.path.write_text("no state")
+    real_save, is_full = ConfigStateFile.save, asyncio.Event()
+
+    def save(self: ConfigStateFile, state: ConfigState) -> None:
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_save(self, state)
+
+    monkeypatch.setattr(ConfigStateFile, "save", save)
+    monkeypatch.setattr(config_history, "QUICK_S", 0.0)
+    async with watching(conf, tmp_path / "state") as watch:
+        assert "config_state_damaged" in logged()
+        await until(lambda: watch.status.status == "running")
+        is_full.set()
+        conf.write_text("options { recursion yes; };\n")
+        await until(lambda: bool(watch.changes()))
+        await until(lambda: "config_state_write_failed" in logged())
 
 
 def test_without_a_place_for_its_state_it_does_not_begin(tmp_path: Path) -> None:

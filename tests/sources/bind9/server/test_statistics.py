@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,22 @@ async def test_what_has_no_room_counts_as_dropped(tmp_path: Path) -> None:
             await until(lambda: status.dropped_count >= 5)
             assert status.dropped_count > status.read_count
             assert status.published_count == 0
+
+
+async def test_a_list_of_zones_that_cannot_be_had_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], set[str]]
+) -> None:
+    """The other figures are told without it."""
+
+    async def fail(*_: object) -> None:
+        raise StatisticsError("too long")
+
+    monkeypatch.setattr(StatisticsChannel, "list_zones", fail)
+    with GuardedNamed(tmp_path) as named:
+        async with asking(named.statistics_url) as (outlet, status):
+            await until(lambda: len(outlet.of_type("bind_status")) >= 1)
+            assert status.status == "running"
+    assert "statistics_zones_unavailable" in logged()
 
 
 async def test_one_list_of_zones_is_enough_for_all_who_want_one(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import dns.asyncquery
@@ -96,7 +96,7 @@ async def listening(*allowed: str) -> AsyncIterator[tuple[ServerAddress, list[st
         listener.close()
 
 
-async def test_it_is_heard_by_udp_and_tcp_from_those_who_may() -> None:
+async def test_it_is_heard_by_udp_and_tcp_from_those_who_may(logged: Callable[[], set[str]]) -> None:
     """Whoever may not is refused; a connection that says nothing harms nobody."""
     for allowed, code in (("127.0.0.0/8", dns.rcode.NOERROR), ("192.0.2.0/24", dns.rcode.REFUSED)):
         async with listening(allowed) as (place, heard):
@@ -107,6 +107,7 @@ async def test_it_is_heard_by_udp_and_tcp_from_those_who_may() -> None:
             assert heard == (["z.example"] * 2 if code == dns.rcode.NOERROR else [])
             silent.close()
             await silent.wait_closed()
+            assert ("notify_refused" in logged()) == (code != dns.rcode.NOERROR)
 
 
 async def test_a_port_that_is_taken_is_said_so() -> None:

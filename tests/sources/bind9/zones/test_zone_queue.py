@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -112,14 +113,19 @@ def test_any_listing_is_a_list_or_a_statistics_error(body: bytes) -> None:
         return
 
 
-def test_keys_are_read_in_both_forms(tmp_path: Path) -> None:
-    """As named.conf has them, with comments, and one a line."""
+def test_keys_are_read_in_both_forms(tmp_path: Path, logged: Callable[[], set[str]]) -> None:
+    """As named.conf has them, with comments, and one a line; a file that everyone can read is said."""
     path = tmp_path / "keys"
     path.write_text(
         '// key "no" { secret "eA=="; };\n/* */ key "One." {\n algorithm HMAC-SHA512; # here\n secret "b25l"; };\n'
         "hmac-sha256:two:dHdv\nthree:dGhyZWU=\n"
     )
+    path.chmod(0o600)
+    load_keys(path)
+    assert "key_file_open" not in logged()
+    path.chmod(0o644)
     keys = load_keys(path)
+    assert "key_file_open" in logged()
     assert [(name, key.algorithm.to_text(), key.secret) for name, key in keys.items()] == [
         ("one", "hmac-sha512.", b"one"),
         ("two", "hmac-sha256.", b"two"),

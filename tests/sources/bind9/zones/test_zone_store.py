@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import dns.name
@@ -123,13 +124,14 @@ def test_a_file_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
         ZoneStore(tmp_path / "file", "x")
 
 
-def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+def test_a_damaged_file_is_set_aside(tmp_path: Path, logged: Callable[[], set[str]]) -> None:
     """And a new one is begun."""
     path = tmp_path / "zones-x.sqlite"
     path.write_bytes(b"no database " * 1000)
     store = ZoneStore(tmp_path, "x")
     assert store.list_zones() == []
     assert path.with_suffix(".damaged").exists()
+    assert "zone_state_damaged" in logged()
     store.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,11 @@ async def test_the_update_logs_author_is_told(tmp_path: Path) -> None:
             assert [change.after for change in observed] == [["192.0.2.7"], ["192.0.2.7"]]
 
 
-async def test_views_are_watched_each_with_its_key(tmp_path: Path) -> None:
-    """One name in two views is two zones, whose events name the view and have ids of their own."""
+async def test_views_are_watched_each_with_its_key(tmp_path: Path, logged: Callable[[], set[str]]) -> None:
+    """One name in two views is two zones, whose events name the view and have ids of their own.
+
+    Where no views are named, that a zone is in several is said.
+    """
     keys = "".join(f'key "{name}" {{ algorithm hmac-sha256; secret "{KEY}"; }};\n' for name in ("inside", "outside"))
     (tmp_path / "keys").write_text(keys)
     views = "".join(
@@ -242,9 +246,13 @@ async def test_views_are_watched_each_with_its_key(tmp_path: Path) -> None:
             created = [event for event in zones.outlet.events if event["type"] == "record_created"]
             assert [event["data"]["view"] for event in created] == ["inside", "outside"]
             assert created[0]["id"] != created[1]["id"]
+        assert "zones_in_several_views" not in logged()
+        one: dict[str, Any] = {"key_file": tmp_path / "keys", "key": "inside", "lists_zones": True}
+        async with watch_zones(server, tmp_path / "one", **one):
+            assert {"zones_in_several_views", "zones_held"} <= logged()
 
 
-async def test_what_the_server_refuses_is_said_with_the_way_out(tmp_path: Path) -> None:
+async def test_what_the_server_refuses_is_said_with_the_way_out(tmp_path: Path, logged: Callable[[], set[str]]) -> None:
     """Refused transfers, unknown keys, zones that are not loaded: the part waits, and goes on when it is mended."""
     (tmp_path / "keys").write_text(f"hmac-sha256:stranger:{KEY}\n")
     more = 'zone "bad.example" { type primary; file "missing.zone"; };'
@@ -260,12 +268,16 @@ async def test_what_the_server_refuses_is_said_with_the_way_out(tmp_path: Path) 
             conf.write_text(text)
             server.rndc("reconfig")
             await zones.wait_until(lambda: zones.status.status == "running", "allowed")
+            assert {"zone_unreadable", "zone_watched_again"} <= logged()
             await update(server, "add a.z.example 60 A 192.0.2.7")
             await zones.reach(2)
         async with watch_zones(server, tmp_path / "2", running=False, key_file=tmp_path / "keys") as zones:
             assert "doesn't know the key" in str(zones.status.reason)
         async with watch_zones(server, tmp_path / "3", running=False, names=["bad.example"]) as zones:
             assert "SERVFAIL" in str(zones.status.reason)
+        many = [f"n{number}.example" for number in range(25)]
+        async with watch_zones(server, tmp_path / "5", running=False, names=many) as zones:
+            await zones.wait_until(lambda: "zones_unreadable" in logged(), "all of them")
         async with watch_zones(server, tmp_path / "4", running=False, max_zone_records=2) as zones:
             assert "max_zone_records" in str(zones.status.reason)
 
