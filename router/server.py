@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import structlog
@@ -44,6 +44,8 @@ TICK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
 RELEASE_SECONDS = 0.02
 SWITCH_SECONDS = 0.0005
+OPENING_SECONDS = 5.0
+"""A journal that takes so long to open is said, with what is done, again and again."""
 
 
 def serve(settings: Settings) -> None:
@@ -56,8 +58,8 @@ def serve(settings: Settings) -> None:
         process.run(lambda stop: _main(settings, stop))
 
 
-def open_journal(settings: Settings) -> Journal:
-    """The journal that the settings ask for. Raises ConfigError."""
+def open_journal(settings: Settings, report: Callable[[str], object] = lambda step: None) -> Journal:
+    """The journal that the settings ask for. report: told what takes long. Raises ConfigError."""
     epoch, is_same = process.new_id(), load_domain(settings).catalog.is_same_event
     if settings.journal.storage == "memory":
         return MemoryJournal(
@@ -76,7 +78,27 @@ def open_journal(settings: Settings) -> Journal:
         window=settings.journal.duplicate_window_s,
         now=time.time(),
         is_same=is_same,
+        report=report,
     )
+
+
+async def _open_beside(settings: Settings) -> Journal:
+    """Opens the journal in a thread, so that the process shows that it lives, and says what it is at if it takes long.
+
+    Raises ConfigError.
+    """
+    loop = asyncio.get_running_loop()
+    began, step = loop.time(), ""
+
+    def note_step(name: str) -> None:
+        nonlocal step
+        step = name
+
+    opening = asyncio.ensure_future(asyncio.to_thread(open_journal, settings, note_step))
+    while not (await asyncio.wait({opening}, timeout=OPENING_SECONDS))[0]:
+        hint = "publishers and clients wait for it; a file that was not closed in order is read as a whole"
+        logger.info("journal_opening", step=step, waited_s=round(loop.time() - began), hint=hint)
+    return await opening
 
 
 def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
@@ -89,7 +111,7 @@ def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
-    with closing(open_journal(settings)) as journal:
+    with closing(await _open_beside(settings)) as journal:
         server = _RouterServer(loop, journal, settings)
         served = web.start_http_server(
             settings, Metrics("router", server.read_samples).render, lambda: not journal.is_gone

@@ -3,12 +3,16 @@
 What it keeps true: a file under a journal's name is a whole one, whenever the process is killed. No file that was there
 is ever overwritten or emptied: one that can't be trusted is set aside under a new name, loudly, one of a newer version
 is refused, and one that is written anew keeps all that retention keeps.
+
+To look for damage all of a file is read. One that was closed in order, and is as it was then, is not looked at again:
+what it was like stands in a note beside it (`-clean`), which is there only while nobody has it open.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -66,20 +70,22 @@ class DamagedError(Exception):
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=1.0, uri=True, isolation_level=None)
+    """By one thread at a time, be it another than opened it."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, timeout=1.0, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def check_file(path: Path) -> bool:
     """Whether there is a journal, and it is sound and ours. Changes nothing. Raises DamagedError, ConfigError."""
-    wal = Path(f"{path}-wal")
     if not path.exists():
-        if wal.exists() and wal.stat().st_size:
+        if _has_wal(path):
             raise DamagedError("the file is gone, but its -wal is there")
         return False
     with path.open("r+b"):
         pass  # says more plainly than SQLite what is wrong, if it can't be opened
     if not path.stat().st_size:
         raise DamagedError("the file is empty")
+    is_clean = _is_as_it_was_closed(path)
     # Read only, so that a newer version's file is not even brought up to date from its WAL.
     with contextlib.closing(connect(path, "ro")) as db, reveal_damage():
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -90,13 +96,49 @@ def check_file(path: Path) -> bool:
                 f"journal {path}: written by a newer Solowire (format {version}, this one reads {VERSION}); "
                 "install that again, or move the file away to begin a new log"
             )
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        found = "ok" if is_clean else db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise DamagedError(" ".join(str(found).split()))
         db.execute("SELECT offset, at, id, user, state, body FROM events LIMIT 1").fetchall()
         if not db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone():
             raise DamagedError("it has no epoch")
     return True
+
+
+def note_clean(path: Path) -> None:
+    """Notes that the file was closed in order, and is sound. What can't be noted costs the next start some time."""
+    with contextlib.suppress(OSError):
+        if _has_wal(path):
+            return  # somebody has it open still
+        note = _name_note(path)
+        with open(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(_describe_file(path))
+
+
+def drop_note(path: Path) -> None:
+    """The file is in use from here on. Raises OSError: then the note would be wrong."""
+    _name_note(path).unlink(missing_ok=True)
+
+
+def _is_as_it_was_closed(path: Path) -> bool:
+    try:
+        return _name_note(path).read_text("ascii") == _describe_file(path) and not _has_wal(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _has_wal(path: Path) -> bool:
+    wal = Path(f"{path}-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def _name_note(path: Path) -> Path:
+    return Path(f"{path}-clean")
+
+
+def _describe_file(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def check_offsets(db: sqlite3.Connection) -> tuple[int, int] | None:
@@ -239,6 +281,11 @@ def set_aside(path: Path, damage: str, now: float) -> None:
         damage=damage,
         hint="a new log begins: what clients and shards have missed of the old one is lost to them",
     )
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it tells of a file that can't be trusted."""
+    return error_code(error) in _DAMAGE
 
 
 def error_code(error: sqlite3.Error) -> int | None:

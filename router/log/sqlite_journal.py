@@ -27,7 +27,7 @@ import contextlib
 import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -48,9 +48,12 @@ from solowire.router.log.journal_file import (
     compact_file,
     connect,
     create_file,
+    drop_note,
     error_code,
     explain_error,
     find_trimmed,
+    is_damage,
+    note_clean,
     reveal_damage,
     set_aside,
     write_trimmed,
@@ -136,7 +139,7 @@ class SqliteJournal:
 
     new_epoch: taken if there is no log to go on with. max_age: seconds, max_bytes: of the file, max_events: what is
     kept at most, give or take a chunk. window: seconds for which ids are remembered. is_same: as `KnownIds` has it.
-    Raises ConfigError.
+    report: told what takes long while it is opened. Another thread may do that. Raises ConfigError.
     """
 
     def __init__(
@@ -150,8 +153,11 @@ class SqliteJournal:
         window: float,
         now: float,
         is_same: IsSame = is_same_event,
+        report: Callable[[str], object] = lambda step: None,
     ) -> None:
         self._path = path
+        self._report = report
+        self._is_sound = True
         self._max_age = max_age
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -175,9 +181,13 @@ class SqliteJournal:
         self._tail_bytes = 0
 
     def _open(self, path: Path, new_epoch: str, now: float) -> None:
-        if not check_file(path):
+        self._report("looking for damage")
+        found = check_file(path)
+        drop_note(path)
+        if not found:
             create_file(path, new_epoch)
         else:
+            self._report("giving back room")
             compact_file(path, self._max_age, self._max_events, self._max_bytes, now)
         self._db = connect(path, "rw")
         try:
@@ -218,6 +228,7 @@ class SqliteJournal:
         self._last: int = last
         self._floor: int = first - 1 if first else 0
         self._oldest_at = self._read_time(self._floor + 1)
+        self._report("reading the ids of the last minutes")
         # Backwards, so that what is read is what is wanted, however long the log.
         newest_first = ask("SELECT at, id, offset FROM events ORDER BY offset DESC LIMIT ?", (MAX_IDS,))
         for at, rows in groupby(newest_first, lambda row: float(row[0])):
@@ -279,7 +290,7 @@ class SqliteJournal:
             self._ids.forget_group(self._last)
             if isinstance(error, JournalUnavailable):
                 raise
-            raise JournalUnavailable(explain_error(error)) from None
+            raise self._make_unavailable(error) from None
         self._ids.keep_group()
         self._ids.forget_old(now)
         if group:
@@ -420,7 +431,7 @@ class SqliteJournal:
             [count] = self._db.execute(STATE_COUNT).fetchone()
             rows = self._db.execute(STATES if count <= MANY_STATES else LATEST_STATES, (upto,)).fetchall()
         except sqlite3.Error as error:
-            raise JournalUnavailable(explain_error(error)) from None
+            raise self._make_unavailable(error) from None
         sized = (SizedState(at, type_of_state(decode_any(name)), size) for at, name, size in rows)
         chosen = choose_states(sized, max_states, max_bytes)
         found: list[Record] = []
@@ -435,13 +446,13 @@ class SqliteJournal:
             return self._read_records(query, values)
         except sqlite3.Error as error:
             if error_code(error) is not None:
-                raise JournalUnavailable(explain_error(error)) from None
+                raise self._make_unavailable(error) from None
         # Python's own, of text that is no UTF-8: a user of another name is nobody, and all others are as they were.
         self._db.text_factory = decode_any
         try:
             return self._read_records(query, values)
         except sqlite3.Error as error:
-            raise JournalUnavailable(explain_error(error)) from None
+            raise self._make_unavailable(error) from None
         finally:
             self._db.text_factory = str
 
@@ -477,8 +488,15 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Forgets the open group. Raises nothing: all that was kept is in the files, whatever becomes of the WAL."""
+        is_sound = self._is_sound and not self.is_gone
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+            if is_sound:
+                note_clean(self._path)
+
+    def _make_unavailable(self, error: sqlite3.Error) -> JournalUnavailable:
+        self._is_sound = self._is_sound and not is_damage(error)
+        return JournalUnavailable(explain_error(error))
 
 
 def _identify_file(name: str) -> tuple[int, int] | None:

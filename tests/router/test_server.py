@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,26 @@ async def test_answers_are_released_after_a_time_that_failed(
 def router_of(settings: Settings) -> server._RouterServer:
     journal = MemoryJournal("epoch-1", max_events=10, max_bytes=10**6, window=60.0)
     return server._RouterServer(asyncio.get_running_loop(), journal, settings)
+
+
+async def test_a_journal_that_takes_long_to_open_is_said_and_stops_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process shows that it lives, or `up` would kill it, again and again; and the log says what it is at."""
+    monkeypatch.setattr(server, "OPENING_SECONDS", 0.05)
+    may_go_on = threading.Event()
+
+    def open_slowly(settings: Settings, report: Callable[[str], object]) -> MemoryJournal:
+        report("looking for damage")
+        may_go_on.wait(ANSWER_SECONDS)
+        return MemoryJournal("epoch", max_events=1, max_bytes=1, window=1.0)
+
+    monkeypatch.setattr(server, "open_journal", open_slowly)
+    with capture_logs() as lines:
+        opening = asyncio.ensure_future(server._open_beside(settings))
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while len(lines) < 2:
+                await asyncio.sleep(0.01)
+        may_go_on.set()
+        (await opening).close()
+    assert {(line["event"], line["step"]) for line in lines} == {("journal_opening", "looking for damage")}

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -141,7 +142,7 @@ def test_what_was_half_made_is_made_anew(path: Path) -> None:
     Path(f"{path}.new-journal").write_bytes(b"half a page")
     with closing(open_journal(path)) as journal:
         keep(journal, some(1))
-    assert [part.name for part in path.parent.iterdir()] == [path.name]
+    assert {part.name for part in path.parent.iterdir()} == {path.name, f"{path.name}-clean"}
 
 
 def test_every_commit_is_fsynced(path: Path) -> None:
@@ -158,6 +159,7 @@ def test_every_commit_is_fsynced(path: Path) -> None:
 CHILD = """
 import os, sys, time
 from pathlib import Path
+from unittest import mock
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.backplane.messages import PublishedEvent
 
@@ -190,6 +192,73 @@ def test_nothing_acknowledged_is_lost_by_kills(path: Path) -> None:
             assert is_whole(journal)
             assert journal.append(some(1, begin=journal.last_offset), NOW).duplicates == [0]
         assert logs == []
+
+
+# ---------------------------------------------------------------------------------------------------- quick starts
+
+
+def is_read_whole(path: Path) -> bool:
+    """Whether the file is looked through for damage when it is opened now."""
+    asked: list[str] = []
+    connect = journal_file.connect
+
+    def connect_traced(path: Path, mode: str) -> sqlite3.Connection:
+        made = connect(path, mode)
+        made.set_trace_callback(asked.append)
+        return made
+
+    with mock.patch.object(journal_file, "connect", connect_traced):
+        assert journal_file.check_file(path)
+    return any("quick_check" in statement for statement in asked)
+
+
+def test_a_journal_that_was_closed_in_order_is_not_read_whole_again(path: Path) -> None:
+    """To look for damage takes a large one many seconds; while it is in use, and after a kill, nothing says that it is
+    sound.
+    """
+    journal = open_journal(path)
+    keep(journal, some(1000))
+    assert is_read_whole(path)
+    journal.close()
+    assert not is_read_whole(path)
+    with closing(open_journal(path)) as journal:
+        assert is_whole(journal)
+        assert is_read_whole(path)
+        killed = path.with_name("killed.sqlite3")
+        for part in ("", "-wal"):
+            shutil.copy2(f"{path}{part}", f"{killed}{part}")
+    assert is_read_whole(killed)
+
+
+@pytest.mark.parametrize("change", ["touched", "copied", "written"])
+def test_a_file_that_is_not_as_it_was_closed_is_read_whole(path: Path, change: str) -> None:
+    """Whatever has had the file meanwhile: a restored copy, a tool, a disk that was repaired."""
+    with closing(open_journal(path)) as journal:
+        keep(journal, some(1000))
+    if change == "touched":
+        os.utime(path)
+    elif change == "copied":
+        shutil.copy2(path, f"{path}.copy")
+        os.replace(f"{path}.copy", path)
+    else:
+        with path.open("r+b") as file:
+            file.seek(5 * 4096)
+            file.write(b"\xff" * 4096)
+    assert change == "written" or is_read_whole(path)
+    open_journal(path).close()
+    assert bool(list(path.parent.glob("*.damaged-*"))) == (change == "written")
+
+
+def test_a_journal_that_was_found_damaged_in_use_is_read_whole(path: Path) -> None:
+    """It was closed in order, but nobody may rely on it."""
+    journal = open_journal(path)
+    keep(journal, some(1000))
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    with mock.patch.object(journal, "_store_group", side_effect=error), pytest.raises(JournalUnavailable):
+        keep(journal, some(1, 1001))
+    journal.close()
+    assert is_read_whole(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ damage
