@@ -46,11 +46,11 @@ from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
 from solowire.runtime.backplane_keys import load_member_keys
 from solowire.runtime.data_directory import make_directories
-from solowire.runtime.domain_loader import load_domain
+from solowire.runtime.domain_loader import list_own_types, load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix, remove_dead_sockets
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
 from solowire.runtime.old_frontends import make_dialect_requests
-from solowire.runtime.roles import load_roles
+from solowire.runtime.roles import load_roles, warn_of_ungranted
 from solowire.runtime.server_certificate import ServerCertificate, open_certificate
 from solowire.runtime.settings import Settings
 from solowire.runtime.tls_port import TlsPort
@@ -69,6 +69,7 @@ def serve(settings: Settings) -> None:
     load_member_keys(settings)  # what is wrong with them is one line, before anything is made
     domain = load_domain(settings)
     roles = load_roles(settings, domain.catalog)
+    warn_of_ungranted(roles, list_own_types(domain))
     tokens = make_tokens(settings, roles, domain, create=True)
     process.on_reload(lambda fresh: reload_identity(fresh, tokens, roles))
     certificate = open_certificate(settings, time.time())

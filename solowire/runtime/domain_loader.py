@@ -15,7 +15,7 @@ import msgspec
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import ConfigError
-from solowire.model.catalog import Catalog
+from solowire.model.catalog import Catalog, EventType
 from solowire.model.domain import Domain
 from solowire.model.events import Delivery
 from solowire.runtime.settings import Settings
@@ -39,6 +39,11 @@ def load_domain(settings: Settings) -> Domain:
     ):
         _check_types(settings.name_setting(path), types, delivery, domain.catalog)
     return domain
+
+
+def list_own_types(domain: Domain) -> list[EventType]:
+    """The event types of the deployment's own file."""
+    return [event_type for event_type in domain.catalog.types if DNS.catalog.get_declared(event_type.name) is None]
 
 
 def name_scopes(settings: Settings, domain: Domain) -> dict[str, str]:

@@ -12,12 +12,13 @@ from solowire.auth.claims import TokenRules
 from solowire.auth.key_source import KeySource
 from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
-from solowire.model.access import Role
+from solowire.model.access import Role, is_granted
 from solowire.model.domain import Domain
 from solowire.runtime.data_directory import JOURNAL_FILE
 from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings_changes import ReloadNote
 from solowire.runtime.signing_secrets import load_secrets
 from solowire.runtime.terminal import PARENT
 
@@ -74,17 +75,28 @@ def check_identity(settings: Settings, roles: Mapping[str, Role], domain: Domain
     return msgspec.structs.replace(rules, mapping=mapping)
 
 
-def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) -> None:
+def reload_identity(settings: Settings, tokens: Tokens, roles: dict[str, Role]) -> ReloadNote | None:
     """Has secrets and roles of settings that were read again in force. roles: changed in place, wherever it is known.
 
-    Raises ConfigError, and nothing has changed.
+    What it returns names the roles that grant more than before, if there are any. Raises ConfigError, and nothing has
+    changed.
     """
     fresh = load_roles(settings, tokens.domain.catalog)
     _check_roles(settings, fresh)
     secrets, _ = load_secrets(settings, create=False)
+    widened = [name for name, role in fresh.items() if name in roles and _is_wider(role, roles[name])]
     roles.clear()
     roles.update(fresh)
     tokens.set_secrets(secrets, roles)
+    if not widened:
+        return None
+    hint = "widened_roles: connections that are open have that when they come back"
+    return ReloadNote({"widened_roles": widened}, hint)
+
+
+def _is_wider(role: Role, before: Role) -> bool:
+    """Whether it grants something that it did not."""
+    return not all(is_granted(before.permissions, permission) for permission in role.permissions)
 
 
 def _check_secret_not_lost(settings: Settings) -> None:

@@ -31,7 +31,7 @@ from solowire.errors import ConfigError
 from solowire.runtime import logging as logs
 from solowire.runtime.owned_files import CHECK_SECONDS, OWNED
 from solowire.runtime.settings import Settings
-from solowire.runtime.settings_changes import list_waiting_settings
+from solowire.runtime.settings_changes import ReloadNote, explain_waiting, list_waiting_settings
 from solowire.runtime.terminal import PARENT, has_terminal
 
 logger = structlog.get_logger("solowire.process")
@@ -49,8 +49,8 @@ HEARTBEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
 
 _exit_hooks: list[Callable[[], None]] = []
-_reload_hooks: list[Callable[[Settings], None]] = []
-_last_reload_hooks: list[Callable[[Settings], None]] = []
+_reload_hooks: list[Callable[[Settings], object]] = []
+_last_reload_hooks: list[Callable[[Settings], object]] = []
 _loaders: list[tuple[Callable[[], Settings], Settings]] = []
 _ready_hooks: list[Callable[[], None]] = []
 
@@ -93,23 +93,25 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
     def reload() -> None:
         waiting: list[str] = []
+        notes: list[ReloadNote] = []
         try:
             for load, began_with in _loaders:
                 settings = load()
-                for reload_part in (*_reload_hooks, *_last_reload_hooks):
-                    reload_part(settings)
+                found = [reload_part(settings) for reload_part in (*_reload_hooks, *_last_reload_hooks)]
+                notes += (note for note in found if isinstance(note, ReloadNote))
                 waiting = list_waiting_settings(began_with, settings)
         except ConfigError as error:
             logger.error("settings_reload_rejected", reason=str(error), hint="the previous settings stay in force")
         except Exception:
             logger.exception("settings_reload_failed")
         else:
+            hints = [note.hint for note in notes]
+            fields: dict[str, object] = {name: value for note in notes for name, value in note.fields.items()}
             if waiting:
-                logger.warning(
-                    "settings_reloaded",
-                    restart_needed=waiting,
-                    hint="these have changed, and are in force with the next start",
-                )
+                fields["restart_needed"] = waiting
+                hints.append(f"restart_needed: in force with the next start{explain_waiting(waiting)}")
+            if fields:
+                logger.warning("settings_reloaded", **fields, hint="; ".join(hints))
             else:
                 logger.info("settings_reloaded")
 
@@ -146,10 +148,11 @@ def reload_from(load: Callable[[], Settings], settings: Settings) -> None:
     _loaders[:] = [(load, settings)]
 
 
-def on_reload(reload_part: Callable[[Settings], None], *, is_last: bool = False) -> None:
+def on_reload(reload_part: Callable[[Settings], object], *, is_last: bool = False) -> None:
     """Has this called with the settings that were read again. It may raise ConfigError before it changes anything.
 
-    is_last: after all the others, so that nothing has changed if one of them refuses. It raises nothing.
+    What it returns, if it is a ReloadNote, stands in the line that says that they were. is_last: after all the
+    others, so that nothing has changed if one of them refuses. It raises nothing.
     """
     (_last_reload_hooks if is_last else _reload_hooks).append(reload_part)
 

@@ -6,15 +6,19 @@ nothing, in silence, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import structlog
 
 from solowire.algorithms.name_suggestion import suggest_name
 from solowire.errors import ConfigError
-from solowire.model.access import ADMINISTRATORS, ROLES, Role, parse_roles
-from solowire.model.catalog import Catalog
+from solowire.model.access import ADMINISTRATORS, ROLES, Role, is_granted, parse_roles
+from solowire.model.catalog import Catalog, EventType
 from solowire.model.permissions import describe_permission_fault
 from solowire.model.subscriptions import MAX_PATTERNS, expand_pattern
 from solowire.runtime.settings import Settings
+
+logger = structlog.get_logger("solowire.settings")
 
 
 def load_roles(settings: Settings, catalog: Catalog) -> dict[str, Role]:
@@ -53,6 +57,18 @@ def _fault(role: Role, catalog: Catalog) -> str:
                 f"{suggest_name(pattern, (*catalog.names, *categories), known)}"
             )
     return ""
+
+
+def warn_of_ungranted(roles: Mapping[str, Role], types: Iterable[EventType]) -> None:
+    """Says of each permission that these types ask for, and no role grants, that nobody sees what it shows."""
+    asked: dict[str, list[str]] = {}
+    for event_type in types:
+        for permission in dict.fromkeys((event_type.permission, *event_type.sensitive.values())):
+            if not any(is_granted(role.permissions, permission) for role in roles.values()):
+                asked.setdefault(permission, []).append(event_type.name)
+    for permission, names in asked.items():
+        hint = "nobody sees what it shows; grant it in the file of SOLOWIRE_ROLES_FILE, or name another in the catalog"
+        logger.warning("permission_not_granted", permission=permission, types=names, hint=hint)
 
 
 def _check_groups(settings: Settings, roles: Mapping[str, Role]) -> None:

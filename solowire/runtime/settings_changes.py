@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from solowire.runtime.settings import Settings
 
@@ -19,6 +20,23 @@ RELOADED = (
     "secret",
 )
 """What a reload puts in force: each of these, and what is beneath it."""
+
+
+_TOKEN = re.compile(r"(?:^|[ _])token$", re.IGNORECASE)
+
+
+class ReloadNote(NamedTuple):
+    """What an operator has to know of a part that was reloaded. fields: of the log line. hint: what follows from it."""
+
+    fields: Mapping[str, object]
+    hint: str
+
+
+def explain_waiting(names: Sequence[str]) -> str:
+    """What else can be done about settings that wait for a restart; "" if there is nothing."""
+    if any(_TOKEN.search(name) for name in names):
+        return " (a token alone: in the file of token_file, which is read again whenever another one is needed)"
+    return ""
 
 
 def list_waiting_settings(before: Settings, now: Settings) -> list[str]:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from solowire.domains.dns.event_types import CATALOG
 from solowire.errors import ConfigError
 from solowire.model.subscriptions import MAX_PATTERNS
-from solowire.runtime.roles import load_roles
+from solowire.runtime.domain_loader import list_own_types, load_domain
+from solowire.runtime.roles import load_roles, warn_of_ungranted
 from solowire.runtime.settings import Settings
 
 
@@ -82,3 +84,27 @@ def test_a_group_that_is_no_role_is_refused(tmp_path: Path) -> None:
         load_roles(Settings(roles_file=file, limits={"groups": {"operator": {"reserved": 1}}}), CATALOG)
     assert load_roles(Settings(roles_file=file, limits={"groups": {"auditor": {}, "admin": {"reserved": 1}}}), CATALOG)
     assert load_roles(Settings(roles_file=file, limits={"groups": {"operator": {}}, "group_by": "tenant"}), CATALOG)
+
+
+def test_a_permission_of_own_types_that_no_role_grants_is_named(tmp_path: Path) -> None:
+    """Nobody would see these events, in silence; what a role grants, if only by a family, is not told."""
+    catalog, file = tmp_path / "types.toml", tmp_path / "roles.toml"
+    catalog.write_text(
+        '[types.deploy_finished]\ncategory = "deploy"\npermission = "deploy.raed"\n'
+        'sensitive = {token = "sensitive.deploy_token"}\n'
+        '[types.deploy_finished.schema]\ntype = "object"\nrequired = ["service"]\n'
+        'properties = {service = {type = "string"}, token = {type = "string"}}\n'
+        '[types.deploy_started]\ncategory = "deploy"\nschema = {type = "object"}\n'
+    )
+    settings = Settings(catalog=catalog, roles_file=file)
+    domain = load_domain(settings)
+    for granted, named in (
+        ('["deploy.read", "sensitive.*"]', {"deploy.raed": ["deploy_finished"]}),
+        ('["deploy.*", "dns.read"]', {"sensitive.deploy_token": ["deploy_finished"]}),
+        ('["*"]', {}),
+    ):
+        file.write_text(f"[roles.viewer]\npermissions = {granted}\n")
+        with capture_logs() as lines:
+            warn_of_ungranted(load_roles(settings, domain.catalog), list_own_types(domain))
+        assert {line["permission"]: line["types"] for line in lines} == named
+        assert all(line["event"] == "permission_not_granted" and line["hint"] for line in lines)
