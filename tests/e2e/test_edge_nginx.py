@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +22,7 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.domains.dns.legacy import client_paths
 from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.event_names import DEFAULTS
+from tests.support.chart import CHART
 from tests.support.edge_system import NGINX, EdgeSystem, start_nginx
 from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, published, refusal
 
@@ -145,10 +148,12 @@ async def publish(edge: EdgeSystem, number: int) -> None:
 
 
 async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
-    """Each comes to its shard and none by the gateway; a reload of nginx, and time without an event, end none."""
+    """Each comes to its shard and none by the gateway; a reload of nginx ends none, and neither does silence."""
     crowd = Crowd(edge)
     async with AsyncExitStack() as stack:
         await crowd.join(stack, [f"user{number}" for number in range(SOCKETS)])
+        url = f"ws://127.0.0.1:{edge.edge_port}/ws/health?token={edge.token('silent')}"
+        silent = await stack.enter_async_context(open_session(url))
         joined_at = time.monotonic()
         assert all(owner_of(socket) == RING.owner(user) for user, socket in crowd.sockets.items())
         assert len({owner_of(socket) for socket in crowd.sockets.values()}) == 2
@@ -169,6 +174,7 @@ async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
             await asyncio.sleep(0.1)
         await publish(edge, 3)
         await crowd.wait_for(3)
+        await silent.ask("pong", type="ping")
         assert await count_relayed(edge) == 0
         await crowd.leave()
 
@@ -176,6 +182,19 @@ async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
 def workers_of(edge: EdgeSystem) -> set[int]:
     pid = edge.started["edge"].pid
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+async def test_helm_test_succeeds(edge: EdgeSystem) -> None:
+    """What `helm test` runs connects, publishes and gets the event, through this very edge."""
+    environment = {"EDGE": edge.edge_url, "HOST": f"127.0.0.1:{edge.edge_port}", "SECRET": edge.secret, "SIGNS": "true"}
+    command = (sys.executable, CHART / "files/check.py")
+    check = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(ANSWER_SECONDS):
+        said, _ = await check.communicate()
+    assert check.returncode == 0, said.decode()
+    assert b"got the event that was published" in said
 
 
 async def test_old_paths_go_to_their_owners(edge: EdgeSystem) -> None:
@@ -192,6 +211,8 @@ async def test_old_paths_go_to_their_owners(edge: EdgeSystem) -> None:
         assert session.socket.response is not None
         assert "Sunset" in session.socket.response.headers
     async with open_session(url, additional_headers={"X-Solowire-Dialect": "admin"}) as session:
+        assert session.socket.response is not None
+        assert "Sunset" not in session.socket.response.headers
         await session.say(type="hello", subscriptions=["custom.*"])
         assert (await session.hear("welcome"))["user"] == "old"
     async with edge_client(edge) as http:

@@ -124,14 +124,14 @@ http {
     }
 
     server {
-        listen 8080 backlog=4096{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
+        listen 8080 backlog=4096 so_keepalive=60s:15s:4{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
         {{- if $values.network.ipv6 }}
-        listen [::]:8080 backlog=4096{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
+        listen [::]:8080 backlog=4096 so_keepalive=60s:15s:4{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
         {{- end }}
         {{- if $ownsTls }}
-        listen 8443 ssl backlog=4096{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
+        listen 8443 ssl backlog=4096 so_keepalive=60s:15s:4{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
         {{- if $values.network.ipv6 }}
-        listen [::]:8443 ssl backlog=4096{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
+        listen [::]:8443 ssl backlog=4096 so_keepalive=60s:15s:4{{ if $usesProxyProtocol }} proxy_protocol{{ end }};
         {{- end }}
         ssl_certificate $certificates/tls.crt;
         ssl_certificate_key $certificates/tls.key;
@@ -153,15 +153,21 @@ http {
         proxy_connect_timeout 2s;
         error_page 502 504 = @away;
 
-        # /s/SHARD/ws is what /v1/connect hands out; /ws and the others are for old frontends and for who has a token alone.
-        location ~ ^/(?:s/\d+/)?ws$ {
+        # What /v1/connect hands out. Three heartbeats: who is silent for longer has gone.
+        location ~ ^/s/\d+/ws$ {
             set $shard_path /ws;
-            {{- include "solowire.nginxSocket" (dict "root" . "idle" $idle) | nindent 12 }}
+            {{- include "solowire.nginxSocket" (dict "root" . "idle" (print $idle "s")) | nindent 12 }}
+        }
+        # For old frontends, and for who has a token alone. Nothing is asked of an old one that is silent: the shard judges
+        # a new one, TCP an old one.
+        location = /ws {
+            set $shard_path /ws;
+            {{- include "solowire.nginxSocket" (dict "root" . "idle" "24h") | nindent 12 }}
         }
         {{- $kinds := "(?:health|dns_management|security|system|admin)" }}
         location ~ ^(?<old_path>/(?:api/unified/ws|api/websocket/ws(?:/{{ $kinds }})?|ws/{{ $kinds }}(?:/[A-Za-z0-9_.@-]+)?))$ {
             set $shard_path $old_path;
-            {{- include "solowire.nginxSocket" (dict "root" . "idle" $idle) | nindent 12 }}
+            {{- include "solowire.nginxSocket" (dict "root" . "idle" "24h") | nindent 12 }}
         }
 
         location = /_route {
@@ -241,7 +247,7 @@ proxy_set_header X-Solowire-Shard "";
 proxy_set_header X-Solowire-Relayed "";
 {{- end -}}
 
-{{/* A WebSocket on its way to its shard. Takes a dict: root, idle (seconds). */}}
+{{/* A WebSocket on its way to its shard. Takes a dict: root, idle (how long it may be silent). */}}
 {{- define "solowire.nginxSocket" -}}
 auth_request /_route;
 auth_request_set $route_upstream $upstream_http_x_solowire_upstream;
@@ -264,9 +270,8 @@ proxy_set_header X-Solowire-Dialect $route_dialect;
 proxy_set_header Authorization "";
 proxy_set_header Cookie "";
 {{ include "solowire.nginxHeaders" .root }}
-# Three heartbeats: who is silent for longer has gone.
-proxy_read_timeout {{ .idle }}s;
-proxy_send_timeout {{ .idle }}s;
+proxy_read_timeout {{ .idle }};
+proxy_send_timeout {{ .idle }};
 proxy_socket_keepalive on;
 proxy_buffering off;
 {{- end -}}
