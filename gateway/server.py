@@ -129,7 +129,7 @@ async def _main(
         keys=load_member_keys(settings),
     )
     dialects = make_dialect_requests(settings, tokens.domain)
-    connect_endpoint = ConnectEndpoint(gateway, settings.gateway.shard_url, dialects)
+    connect_endpoint = ConnectEndpoint(gateway, settings.shard_url, dialects)
     events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
     relay = Relay(
         gateway,

@@ -1,7 +1,9 @@
 """The membership of peers, by join and heartbeat.
 
 What it keeps true: a shard is in the ring from when it can take users until its goodbye, its wish to leave or a few
-seconds of silence; of two processes that claim one index, the one that said hello last is the shard. The ring's version
+seconds of silence; of two processes on one machine that claim one index, the one that said hello last is the shard, as
+it has been started again; of two on different machines the one that was there first, as long as it is heard of: else
+they would take turns, and the users with them. The ring's version
 grows with every change. A router that has restarted presumes the shards of before, so that nobody is moved by its
 restart.
 """
@@ -71,6 +73,18 @@ class Membership:
         for address in shards:
             name = b"presumed-%d" % address.index
             self._peers[name] = Peer(name, address.incarnation, address, now, is_presumed=True)
+
+    def find_rival(self, name: bytes, message: Join) -> Peer | None:
+        """The process on another machine that is this shard, so that the one who joins has to wait until it is gone."""
+        if message.shard is None or not message.shard.machine:
+            return None
+        for other in self._peers.values():
+            theirs = other.address
+            if theirs is None or theirs.index != message.shard.index or other.name == name:
+                continue
+            if theirs.machine and theirs.machine != message.shard.machine:
+                return other
+        return None
 
     def add_peer(self, name: bytes, message: Join, now: float) -> list[Peer]:
         """Takes a peer in. Returns the processes whose place it takes."""

@@ -53,6 +53,7 @@ from solowire.backplane.messages import (
     ReplayRequest,
     RevokeRequest,
     RouterMessage,
+    ShardAddress,
     StartDraining,
     StatsRequest,
     StatsResponse,
@@ -468,6 +469,10 @@ class Router:
         if message.incarnation in self.coordinator.fenced:
             self._send(peer, Fenced("it has been fenced off"))
             return
+        rival = self.members.find_rival(peer, message)
+        if rival is not None and rival.address is not None:
+            self._refuse_rival(peer, rival.address)
+            return
         self.drains.repeat_command(peer, message)
         is_draining = message.is_draining or (message.shard is not None and self.drains.is_wanted(message.shard.index))
         for other in self.members.add_peer(peer, msgspec.structs.replace(message, is_draining=is_draining), now):
@@ -497,6 +502,19 @@ class Router:
             if message.epoch != self.journal.epoch:
                 self._send(peer, self._states.make_snapshot(shard_cursor.cursor))
             self._send_pending(shard_cursor)
+
+    def _refuse_rival(self, peer: bytes, holder: ShardAddress) -> None:
+        """Tells a process that the shard is another one: it waits, or ends if it has been the shard itself before."""
+        self._sampler.write(
+            "warning",
+            "shard_index_taken",
+            peer=peer.decode(errors="replace"),
+            shard=holder.index,
+            held_by=holder.authority,
+            hint="two hosts run a shard with the same index: give one of them another; if the one that has it has "
+            "ended, its place is free when it has been silent for some seconds",
+        )
+        self._send(peer, Superseded())
 
     def _on_users_connected(self, peer: bytes, message: UsersConnected) -> None:
         """Tells the shards that may still have a user. Of each connection that begins: there are none, mostly."""

@@ -34,8 +34,10 @@ from solowire.runtime.data_directory import JOURNAL_FILE, make_directories, make
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.identity import make_first_secret
+from solowire.runtime.machine import identify_machine
 from solowire.runtime.owned_files import OWNED
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.hosts import is_address, is_loopback
 from solowire.runtime.settings.limits_settings import LimitsSettings
 
 logger = structlog.get_logger("solowire.router")
@@ -138,6 +140,7 @@ class _RouterServer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal, settings: Settings) -> None:
         self._loop = loop
+        self._machine = identify_machine()
         self._planned: asyncio.Handle | None = None
         self._releasing: asyncio.Handle | None = None
         self._replaying: asyncio.Handle | None = None
@@ -250,6 +253,8 @@ class _RouterServer:
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
         for address in absent:
+            if not self._is_sure_of(address):
+                continue
             try:
                 async with asyncio.timeout(PROBE_SECONDS):
                     _, writer = await asyncio.open_connection(address.host, address.port)
@@ -258,6 +263,11 @@ class _RouterServer:
                 self._router.confirm_dead(address.incarnation)
             except (OSError, ValueError, OverflowError):
                 pass  # cut off (TimeoutError is an OSError), or at no address at all, as far as anybody can tell
+
+    def _is_sure_of(self, address: ShardAddress) -> bool:
+        """Whether the process itself would be asked: a name, and this machine's loopback, may mean another one."""
+        is_ours = address.machine in ("", self._machine)
+        return is_ours or (is_address(address.host) and not is_loopback(address.host))
 
     def change_members(self, settings: Settings) -> None:
         """Lets in those whose keys the settings name now; who is connected stays. Raises ConfigError."""

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.algorithms.log_sampler import LogSampler
 from solowire.algorithms.token_bucket import Rate
 from solowire.auth.failed_auth_limiter import FailedAuthLimiter
 from solowire.auth.key_source import MAX_WAITING
@@ -64,6 +65,7 @@ from solowire.runtime.directory_lock import shard_lock
 from solowire.runtime.domain_loader import load_domain
 from solowire.runtime.http_server import WebServer, listen, listen_unix
 from solowire.runtime.identity import make_key_source, make_tokens, reload_identity
+from solowire.runtime.machine import identify_machine
 from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.server_certificate import ServerCertificate, open_certificate
@@ -93,6 +95,8 @@ FEWEST_FILES = OTHER_FILES + 50
 CLOSING_SECONDS = 1.5
 CLOSING_CHECK_SECONDS = 0.02
 TICK_SECONDS = 1.0
+TAKEN_SECONDS = 60.0
+"""A shard that waits for its index says so this often."""
 GRACE_SHARE = 0.6
 """How much of the grace period goes to telling the users; the rest is for closing."""
 
@@ -134,6 +138,7 @@ class _ShardServer:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tokens = tokens
+        self._sampler = LogSampler(logger, self._loop.time, self._loop.call_later, period=TAKEN_SECONDS)
         self._timer: asyncio.Handle | None = None
         self._timer_due_at = float("inf")
         self._was_ready = False
@@ -150,7 +155,12 @@ class _ShardServer:
         )
         self._api_socket, api = _listen_for_api(settings, index)
         self._address = ShardAddress(
-            index, settings.find_advertised_host(), self._socket.getsockname()[1], process.new_id(), api
+            index,
+            settings.find_advertised_host(),
+            self._socket.getsockname()[1],
+            process.new_id(),
+            api,
+            machine=identify_machine(),
         )
         self._tls = None
         if certificate is not None:
@@ -376,6 +386,14 @@ class _ShardServer:
                     self._link.send_join()  # which says that it takes users again
             case Diagnose():
                 logger.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporter, now))
+            case Superseded() if self._is_starting:  # as long as it has nobody, it can wait
+                self._sampler.write(
+                    "warning",
+                    "shard_index_taken",
+                    shard=self._shard.index,
+                    hint="a process on another host runs as this shard; this one waits until that has ended: end it, "
+                    "or name another index",
+                )
             case Superseded():
                 logger.error(
                     "shard_superseded",

@@ -153,7 +153,9 @@ class ConnectEndpoint:
 
 
 def format_shard_url(template: str, shard: ShardAddress, scheme: str, host: str) -> str:
-    return template.format(scheme=scheme, host=host, port=shard.port, shard=shard.index)
+    return template.format(
+        scheme=scheme, host=host, port=shard.port, shard=shard.index, shard_host=shard.bracketed_host
+    )
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> str:

@@ -2,8 +2,8 @@
 
 What it keeps true: a shard holds the greatest of the lease that it has confirmed, of those sent since, and of what it
 said it uses. One that is not heard of any more holds that until its leases have run out, or until it is certain that
-its process is gone: it has said goodbye, another has its place (index, host and port, which the kernel gives to one
-process only), or nobody listens there any more.
+its process is gone: it has said goodbye, another has its place (index, and machine, host and port, which a kernel gives
+to one process only), or nobody listens there any more.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ class LeaseRegistry:
 
     def add_shard(self, name: bytes, address: ShardAddress, now: float) -> None:
         """A shard has said hello. Whoever was in its place is gone, and so is what it held."""
-        place = address.index, address.host, address.port
+        place = _find_place(address)
         for other in list(self._all.values()):
             if other.address.incarnation != address.incarnation:
-                if (other.address.index, other.address.host, other.address.port) == place:
+                if _find_place(other.address) == place:
                     self._drop(other)
                 elif other.name == name:
                     self.mark_lost(name)
@@ -171,3 +171,7 @@ class LeaseRegistry:
         if self.live.get(holder.name) is holder:
             del self.live[holder.name]
         self.touch()
+
+
+def _find_place(address: ShardAddress) -> tuple[int, str, str, int]:
+    return address.index, address.machine, address.host, address.port

@@ -50,7 +50,8 @@ class ShardAddress(_BackplaneMessage):
     """Where a shard serves its clients.
 
     incarnation: new for each start of its process. api: where its HTTP API is (`api_client`). certificate: where it
-    speaks TLS to its clients, the SHA-256 of its certificate's DER, in hexadecimal; else "".
+    speaks TLS to its clients, the SHA-256 of its certificate's DER, in hexadecimal; else "". machine: the network
+    stack in which a host and a port are one process's alone (`solowire.runtime.machine`); "" if that is not known.
     """
 
     index: int
@@ -59,12 +60,17 @@ class ShardAddress(_BackplaneMessage):
     incarnation: str
     api: str = ""
     certificate: str = ""
+    machine: str = ""
+
+    @property
+    def bracketed_host(self) -> str:
+        """The host as a URL has it (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def authority(self) -> str:
-        """Host and port as a URL has them (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        """Host and port as a URL has them."""
+        return f"{self.bracketed_host}:{self.port}"
 
 
 class ShardStats(_BackplaneMessage):

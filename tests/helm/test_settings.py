@@ -68,7 +68,7 @@ def test_a_role_starts_with_them(
         assert settings.backplane_bind in ("tcp://0.0.0.0:7400", "tcp://[::]:7400")
     if role == "gateway":
         assert settings.port == 8000
-        assert settings.gateway.shard_url.endswith("://live.example.com/s/{shard}/ws")
+        assert settings.shard_url.endswith("://live.example.com/s/{shard}/ws")
         assert settings.listen.trusted_proxies
     if role == "shard":
         assert settings.shard_index == 1

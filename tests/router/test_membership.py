@@ -127,6 +127,40 @@ def test_of_two_that_claim_one_index_the_last_is_the_shard() -> None:
     assert members.get_peer(b"shard-0") is None
 
 
+def on(machine: str, boot: str, index: int = 0) -> Join:
+    made = hello(index, boot)
+    assert made.shard is not None
+    return msgspec.structs.replace(made, shard=msgspec.structs.replace(made.shard, machine=machine))
+
+
+def test_of_two_hosts_that_run_one_shard_the_first_is_it_while_it_is_heard_of() -> None:
+    """Else they would take turns. On the same machine it is a process that was started again."""
+    members = Membership()
+    members.add_peer(b"first", on("here", "a"), 0.0)
+    rival = members.find_rival(b"second", on("there", "b"))
+    assert rival is not None
+    assert rival.name == b"first"
+    assert members.find_rival(b"first", on("here", "a")) is None
+    assert members.find_rival(b"again", on("here", "c")) is None
+    assert members.find_rival(b"other", on("there", "b", index=1)) is None
+    assert members.find_rival(b"older", hello(0, "b")) is None  # which doesn't say where it is
+    assert members.find_rival(b"gateway", hello(None)) is None
+    tick(members, SILENT)
+    assert members.find_rival(b"second", on("there", "b")) is None
+
+
+def test_a_router_that_has_restarted_keeps_the_place_of_the_shard_before() -> None:
+    """Who waited for it goes on waiting, whichever of the two says hello first, as long as any peer is waited for."""
+    members = Membership()
+    first = on("here", "a").shard
+    assert first is not None
+    members.presume([first], 7, 0.0)
+    assert members.find_rival(b"second", on("there", "b")) is not None
+    assert members.find_rival(b"first", on("here", "a")) is None
+    tick(members, SILENT)
+    assert members.find_rival(b"second", on("there", "b")) is None
+
+
 def test_a_peer_that_becomes_another_shard_leaves_its_old_place() -> None:
     """One name is one place in the ring."""
     members = Membership()

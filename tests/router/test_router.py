@@ -439,6 +439,22 @@ def test_the_process_whose_place_is_taken_is_told(world: World) -> None:
     assert world.bus.take(old, Superseded) == [Superseded()]
 
 
+def test_a_shard_of_another_host_waits_for_the_one_that_is_there(world: World) -> None:
+    """It is told so, changes nothing, and is the shard as soon as the first one is not heard of any more."""
+    first, second = (ShardAddress(0, f"10.0.0.{n}", 8001, f"boot-{n}", machine=f"machine-{n}") for n in (1, 2))
+    world.router.receive(b"first", Join(VERSION, "boot-1", first, "", 0, 100), world.now)
+    world.bus.sent.clear()
+    world.router.receive(b"second", Join(VERSION, "boot-2", second, "", 0, 100), world.now)
+    assert [(peer, message) for peer, message in world.bus.sent] == [(b"second", Superseded())]
+    world.router.receive(b"second", Heartbeat("boot-2"), world.now)
+    assert world.bus.take(b"second", RejoinRequired) == [RejoinRequired()]
+    assert world.router.members.shards == [first]
+    world.now += DEAD_AFTER_SECONDS + 1
+    world.router.tick(world.now)
+    world.router.receive(b"second", Join(VERSION, "boot-2", second, "", 0, 100), world.now)
+    assert world.router.members.shards == [second]
+
+
 def test_the_loss_of_a_shard_says_how_many_users_return(world: World) -> None:
     """Gateways spread the returning users by how many there are."""
     gateway, name = world.gateway(), world.join(0)

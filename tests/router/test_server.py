@@ -19,6 +19,7 @@ from solowire.router import server
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.router import Router
 from solowire.runtime.data_directory import make_directories
+from solowire.runtime.machine import identify_machine
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.runtime.settings.process_settings import AuditSettings
@@ -134,6 +135,18 @@ async def test_an_address_that_is_none_keeps_no_other_from_being_asked(
     finally:
         made.close()
     assert ended == ["boot-2"]
+
+
+async def test_a_closed_port_of_another_machine_proves_something_only_by_its_address(settings: Settings) -> None:
+    """A name, and this machine's own loopback, may mean another process than the one that is absent."""
+    made = router_of(settings)
+    try:
+        places = [("10.0.0.5", "there"), ("shard-0.example", "there"), ("127.0.0.1", "there"), ("::1", "there")]
+        places += [("shard-0.example", identify_machine()), ("127.0.0.1", identify_machine())]
+        addresses = [ShardAddress(0, host, 1, "boot", machine=machine) for host, machine in places]
+        assert [made._is_sure_of(address) for address in addresses] == [True, False, False, False, True, True]
+    finally:
+        made.close()
 
 
 async def test_answers_are_released_after_a_time_that_failed(

@@ -14,9 +14,10 @@ _SHARD_URL = re.compile(r"wss?://[^/?#\s]+")
 class GatewaySettings(Section):
     """Gateways."""
 
-    shard_url: str = Field(
-        "{scheme}://{host}:{port}/ws",
-        description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}: of the shard",
+    shard_url: str | None = Field(
+        None,
+        description="what clients are told; {scheme}, {host}: of their request; {port}, {shard}, {shard_host}: of the "
+        "shard; default: {scheme}://{host}:{port}/ws, with a tcp backplane {scheme}://{shard_host}:{port}/ws",
     )
     max_http_connections: int = Field(5000, ge=1, le=10**6, description="HTTP connections of a gateway")
     max_http_connections_per_address: int = Field(
@@ -29,11 +30,13 @@ class GatewaySettings(Section):
 
     @field_validator("shard_url")
     @classmethod
-    def _is_template(cls, value: str) -> str:
+    def _is_template(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
         try:
-            url = value.format(scheme="ws", host="h", port=1, shard=0)
+            url = value.format(scheme="ws", host="h", port=1, shard=0, shard_host="h")
         except (KeyError, IndexError, ValueError, AttributeError):
-            raise ValueError("it may hold {scheme}, {host}, {port} and {shard}, nothing else") from None
+            raise ValueError("it may hold {scheme}, {host}, {port}, {shard} and {shard_host}, nothing else") from None
         if not _SHARD_URL.match(url):
             raise ValueError("it must begin with {scheme}://, ws:// or wss:// and a host")
         return value

@@ -291,6 +291,13 @@ class Settings(LegacySettings):
         # Gateways ask it, which are on other hosts.
         return self.listen.api_host or (self.host if self.is_networked else LOCAL_HOST), port or 0
 
+    @property
+    def shard_url(self) -> str:
+        """The template of what clients are told."""
+        if self.gateway.shard_url is not None:
+            return self.gateway.shard_url
+        return f"{{scheme}}://{{{'shard_host' if self.is_networked else 'host'}}}:{{port}}/ws"
+
     def find_shard_port(self, index: int) -> int:
         """0 lets the system choose."""
         if self.shard.port is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import count
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -473,15 +475,16 @@ def test_slots_come_back_at_once_when_the_process_is_gone_for_certain(how: str) 
     world.check()
 
 
-def test_a_process_in_another_place_frees_nothing() -> None:
-    """The same index on another port may be there while the old process still is."""
+@pytest.mark.parametrize("moved", [{"port": 9100}, {"machine": "another"}])
+def test_a_process_in_another_place_frees_nothing(moved: dict[str, Any]) -> None:
+    """The same index on another port, or by the same address elsewhere, may be there while the old process still is."""
     world = World(2, LimitsSettings(max_connections=40, lease_s=3600.0))
     world.fill("viewer", at=0)
     old = world.processes[0]
     old.cut = True
     world.coordinator.registry.mark_lost(old.name)
     another = world.start(0)
-    another.address.port += 100
+    another.address = msgspec.structs.replace(another.address, **moved)
     world.processes.append(another)
     world.join(another)
     world.fill("viewer", at=2, beats=4)
