@@ -14,11 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from solowire.observability.metrics import Metrics
+from solowire.observability.tls_samples import read_tls_samples
 from solowire.runtime.api_client import api_address, api_client
+from solowire.runtime.tls_port import TlsPort
+from tests.support.certificates import make_tls_port
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
 SCRAPERS = 60
+CLOCK = "# TYPE solowire_{}_clock_seconds gauge"
 OPEN = 'solowire_shard_connections{codec="json",group="admin",shard="0",transport="direct"} 1.0'
 
 
@@ -63,6 +68,11 @@ def names_of(text: str) -> set[str]:
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE solowire_")}
 
 
+def render_tls_metrics(process: str, port: TlsPort) -> str:
+    """What a port adds that speaks TLS."""
+    return Metrics(process, lambda: read_tls_samples(port)).render().decode().replace(CLOCK.format(process), "")
+
+
 async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -> None:
     """What gateway, shard and router really answer is as Prometheus wants it."""
     promtool = shutil.which("promtool")
@@ -76,14 +86,18 @@ async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -
             assert judged(promtool, scraped(port)) == (0, "", "")
 
 
-async def test_the_documented_metrics_are_those_that_there_are(system: System, router_port: int) -> None:
+async def test_the_documented_metrics_are_those_that_there_are(
+    system: System, router_port: int, tmp_path: Path
+) -> None:
     """docs/operations.md has each name once, and no other; each begins with its process, and each page's exist."""
     table = re.findall(r"^\| `(solowire_\w+)(?:{[\w,]+})?` \|", DOCUMENT.read_text(), re.MULTILINE)
     ports: dict[str, int | Path] = {"gateway": system.port, "shard": api_of(system), "router": router_port}
     found = {process: names_of(scraped(port)) for process, port in ports.items()}
     for process, names in found.items():
         assert [name for name in names if not name.startswith(f"solowire_{process}_")] == []
-    assert sorted(table) == sorted(name for names in found.values() for name in names)
+    port = make_tls_port(tmp_path)
+    tls = {name for process in ("gateway", "shard") for name in names_of(render_tls_metrics(process, port))}
+    assert sorted(table) == sorted({*tls, *(name for names in found.values() for name in names)})
     for page in (DOCUMENT.parents[1] / "README.md", *DOCUMENT.parent.rglob("*.md")):
         assert [name for name in re.findall(r"`(solowire_\w+)", page.read_text()) if name not in table] == [], page
 

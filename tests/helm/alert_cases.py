@@ -27,6 +27,7 @@ OTHER = 'job="solowire-shard",instance="t:9000",namespace="dns",shard="1"'
 ELSEWHERE = 'job="solowire-router",instance="q:9000",namespace="staging"'
 
 MIB = 1024**2
+DAY = 86_400  # promtool begins at the time 0
 INFINITE = " ".join(["Inf"] * 31)
 LATENCY = f"solowire_shard_delivery_latency_seconds_bucket{{{SHARD},le="
 COMMIT = f"solowire_router_journal_commit_seconds_bucket{{{ROUTER},le="
@@ -298,6 +299,36 @@ CASES = [
                 f"solowire_router_clock_seconds{{{ELSEWHERE}}}": "60+30x30",
             },
         ),
+    ),
+    AlertCase(
+        "SolowireStrangersAtBackplane",
+        20,
+        {
+            f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0+5x60",
+            f"solowire_router_backplane_connections_authenticated_total{{{ROUTER}}}": "0+1x60",
+        },
+        (
+            {
+                f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0+5x60",
+                f"solowire_router_backplane_connections_authenticated_total{{{ROUTER}}}": "0+5x60",
+            },
+        ),
+    ),
+    AlertCase(
+        "SolowireCertificateEnds",
+        70,
+        {f"solowire_certificate_expiry_timestamp_seconds{{{GATEWAY}}}": f"{13 * DAY}x200"},
+        (
+            {f"solowire_certificate_expiry_timestamp_seconds{{{GATEWAY}}}": f"{30 * DAY}x200"},
+            # It is renewed.
+            {f"solowire_certificate_expiry_timestamp_seconds{{{GATEWAY}}}": f"{13 * DAY}x100 {90 * DAY}x100"},
+        ),
+    ),
+    AlertCase(
+        "SolowireCertificateEndsSoon",
+        10,
+        {f"solowire_certificate_expiry_timestamp_seconds{{{SHARD}}}": f"{DAY}x60"},
+        ({f"solowire_certificate_expiry_timestamp_seconds{{{SHARD}}}": f"{13 * DAY}x60"},),
     ),
     AlertCase(
         "SolowireAlertsActive",

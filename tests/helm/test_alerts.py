@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from tests.helm.alert_cases import CASES, Series
+from tests.support.certificates import make_certificate
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,17 +174,28 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     place = tmp_path_factory.mktemp("watched")
     first = free_ports(4)
     ports = {"shard-0": first, "shard-1": first + 1, "router": first + 2}
-    settings = {"SHARD__API_PORT": first, "ROUTER__METRICS_PORT": ports["router"]}
+    certificate = make_certificate(place, "127.0.0.1", days=90)
+    settings = {
+        "SHARD__API_PORT": first,
+        "ROUTER__METRICS_PORT": ports["router"],
+        "LISTEN__TLS_CERTIFICATE_FILE": certificate,
+        "LISTEN__TLS_KEY_FILE": certificate,
+    }
+    trust = ssl.create_default_context(cafile=str(certificate))
     with running(place / "data", shards=2, settings=settings) as system:
         targets = {**ports, "gateway": system.port}
-        texts = [httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text for port in targets.values()]
         jobs = {"router": ["router"], "gateway": ["gateway"], "shard": ["shard-0", "shard-1"]}
+        schemes = dict.fromkeys(targets, "http") | {"gateway": "https"}
+        addresses = [f"{schemes[name]}://127.0.0.1:{port}/metrics" for name, port in targets.items()]
+        texts = [httpx.get(address, trust_env=False, verify=trust).text for address in addresses]
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],
             "scrape_configs": [
                 {
                     "job_name": f"solowire-{job}",
+                    "scheme": schemes[names[0]],
+                    "tls_config": {"ca_file": str(certificate)},
                     "static_configs": [{"targets": [f"127.0.0.1:{targets[name]}" for name in names]}],
                 }
                 for job, names in jobs.items()
