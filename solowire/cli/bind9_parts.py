@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solowire.cli.command_tokens import make_token
 from solowire.errors import ConfigError
-from solowire.model.access import PUBLISH
 from solowire.runtime.data_directory import make_data_directory
 from solowire.runtime.settings import Settings
 
@@ -161,25 +159,10 @@ def _make_query_parts(
         return ()
     lines = QueryLines(queries.zones, observers)
     if queries.query_log == STANDARD_INPUT:
-        token = make_token(settings, PUBLISH)
-        return [
-            PipePart(
-                lines, name="query_log", url=settings.url, token=token, server=outlet.server, contact=outlet.contact
-            )
-        ]
-    return [
-        LogPart(
-            queries.query_log,
-            lines,
-            name="query_log",
-            url=settings.url,
-            token=make_token(settings, PUBLISH),
-            server=outlet.server,
-            contact=outlet.contact,
-            from_start=queries.from_start,
-            state_dir=_find_state_dir(settings),
-        )
-    ]
+        return [PipePart(lines, outlet, name="query_log")]
+    state_dir = _find_state_dir(settings)
+    from_start = queries.from_start
+    return [LogPart(queries.query_log, lines, outlet, name="query_log", from_start=from_start, state_dir=state_dir)]
 
 
 def _make_configuration_parts(settings: Settings, outlet: EventOutlet) -> Sequence[ConfigPart]:
@@ -222,26 +205,14 @@ def _make_server_log_parts(
     )
     if STANDARD_INPUT in server_log.files and settings.source.queries.query_log == STANDARD_INPUT:
         raise ConfigError("standard input can be one log: name a file with --query-log or with --log")
-    url, token, server = settings.url, make_token(settings, PUBLISH), outlet.server
     state_dir = _find_state_dir(settings) / "server_log"  # a file may hold queries, too, and has two places then
     parts: list[SourcePart] = []
     for path, name in zip(server_log.files, _name_log_parts(server_log.files), strict=True):
         if path == STANDARD_INPUT:
-            parts.append(PipePart(lines, name=name, url=url, token=token, server=server, contact=outlet.contact))
+            parts.append(PipePart(lines, outlet, name=name))
         else:
-            parts.append(
-                LogPart(
-                    path,
-                    lines,
-                    name=name,
-                    url=url,
-                    token=token,
-                    server=server,
-                    contact=outlet.contact,
-                    from_start=server_log.from_start,
-                    state_dir=state_dir,
-                )
-            )
+            from_start = server_log.from_start
+            parts.append(LogPart(path, lines, outlet, name=name, from_start=from_start, state_dir=state_dir))
     return parts
 
 

@@ -1,5 +1,7 @@
 """The way of a source's events to the gateway: two lanes, so that a flood of telemetry delays and displaces no change.
 
+A log has a lane of its own beside them, as its place follows from what that lane has had acknowledged.
+
 What it keeps true:
 
 * What must not be lost (`publish`) waits for room and is never dropped: while the gateway is away its part waits,
@@ -11,7 +13,7 @@ What it keeps true:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +22,7 @@ import structlog
 from solowire.errors import BufferFull
 from solowire.sdk.arguments import Token
 from solowire.sdk.client import Client
+from solowire.sdk.event_faults import Problem
 from solowire.sdk.foreign_refusals import REFUSED_ELSEWHERE
 from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
@@ -30,10 +33,26 @@ TELEMETRY_BUFFER_EVENTS = 50_000
 """Of the lane of telemetry: what a busy server is asked in some seconds, some 20 MB."""
 TELEMETRY_BATCH = 2_000
 TELEMETRY_LINGER_S = 0.05  # half of what a query may wait in all
+LOG_BATCH = 1_000
+"""Events of a log in one request. One waits for the last's answer, so that a small one would hold a busy log back."""
 ASK_S = 60.0
 """For which a question to the log is asked again, if it is not answered."""
 
 logger = structlog.get_logger()
+
+
+def log_rejected(event: dict[str, Any], problem: Problem) -> None:
+    """Says that an event was refused: by name, a fault of ours or another version's catalogue, or by somebody else."""
+    way_out = "run the same version of the source and of the gateway"
+    if problem.get("code") == REFUSED_ELSEWHERE:
+        way_out = str(problem["hint"])
+    logger.warning(
+        "event_rejected",
+        id=event["id"],
+        type=event["type"],
+        problem=problem,
+        hint=f"the event is left out; {way_out}",
+    )
 
 
 class EventOutlet:
@@ -144,6 +163,10 @@ class EventOutlet:
         self.dropped_count += len(events) - accepted
         return accepted
 
+    def make_log_lane(self, on_refused: Callable[[dict[str, Any], Problem], None] = log_rejected) -> Publisher:
+        """A lane for one log, to be entered and drained by its part. on_refused: as for `Publisher`."""
+        return Publisher(self._url, self._token, batch=LOG_BATCH, on_refused=on_refused, contact=self.contact)
+
     async def drain(self) -> None:
         """Waits until everything is acknowledged that was published. Raises PublishRefused."""
         await self._changes.drain()
@@ -170,17 +193,3 @@ class EventOutlet:
 
     def _name_server(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         return data if "server" in data else {"server": self.server, **data}
-
-
-def log_rejected(event: dict[str, Any], problem: dict[str, object]) -> None:
-    """Says that an event was refused: by name, a fault of ours or another version's catalogue, or by somebody else."""
-    way_out = "run the same version of the source and of the gateway"
-    if problem.get("code") == REFUSED_ELSEWHERE:
-        way_out = str(problem["hint"])
-    logger.warning(
-        "event_rejected",
-        id=event["id"],
-        type=event["type"],
-        problem=problem,
-        hint=f"the event is left out; {way_out}",
-    )

@@ -76,14 +76,14 @@ async def run_log_agent(
     server: str,
     from_start: bool,
     stop: asyncio.Event,
-    state_dir: Path | None = None,
-    acknowledgements: Acknowledgements | None = None,
-    status: PartStatus | None = None,
+    state_dir: Path,
+    acknowledgements: Acknowledgements,
+    status: PartStatus,
 ) -> None:
     """Publish what the lines of a log become, until `stop` is set.
 
     path: of the log, which need not exist yet. server: the name server's name, the events' `source`. from_start: also
-    what the file holds already, if no place is known. state_dir: where the place is kept; nowhere if None.
+    what the file holds already, if no place is known. state_dir: where the place is kept.
     acknowledgements: the ones that the publisher tells of refused events. status: of the part, kept up to date. Raises
     ConfigError if the file is there and can't be read, or the place can't be kept; PublishRefused if the publisher has
     stopped.
@@ -93,10 +93,10 @@ async def run_log_agent(
         check_log(path)
     except OSError as error:  # now: a refused path leaves nothing behind
         raise _make_unreadable_error(kind, path, error) from error
-    store = None if state_dir is None else CheckpointStore(state_dir, path)
+    store = CheckpointStore(state_dir, path)
     watch = DirectoryWatch(path)
     try:
-        checkpoint = None if store is None else store.load_checkpoint()
+        checkpoint = store.load_checkpoint()
         try:
             follower = FileFollower(path, from_start, checkpoint=checkpoint, watch=watch)
         except OSError as error:
@@ -111,8 +111,8 @@ async def run_log_agent(
                 stop,
                 store=store,
                 salt=f"{kind.name} {server} {name_log(path)}" if checkpoint is None else checkpoint.salt,
-                acknowledgements=acknowledgements or Acknowledgements(),
-                status=status or PartStatus(kind.name),
+                acknowledgements=acknowledgements,
+                status=status,
             )
             agent.save_first_place(checkpoint)
             await agent.run()
@@ -120,8 +120,7 @@ async def run_log_agent(
             follower.close()
     finally:
         watch.close()
-        if store is not None:
-            store.close()
+        store.close()
 
 
 def _make_unreadable_error(kind: LogKind, path: Path, error: OSError) -> ConfigError:
@@ -138,7 +137,7 @@ class _LogAgent:
         server: str,
         stop: asyncio.Event,
         *,
-        store: CheckpointStore | None,
+        store: CheckpointStore,
         salt: str,
         acknowledgements: Acknowledgements,
         status: PartStatus,
@@ -176,17 +175,16 @@ class _LogAgent:
                 log=self.kind.name,
                 path=str(self.follower.path),
                 offset=0 if place is None else place.offset,
-                state=str(self.store.path) if self.store is not None else None,
+                state=str(self.store.path),
             )
-        if self.store is not None:
-            try:
-                self.store.save(self.follower.make_checkpoint(place, self.salt))
-            except OSError as error:
-                raise ConfigError(
-                    f"the agent's state can't be kept in {self.store.path.parent}: {error.strerror}; choose another "
-                    "directory with --state-dir"
-                ) from None
-            self.saved_place = place
+        try:
+            self.store.save(self.follower.make_checkpoint(place, self.salt))
+        except OSError as error:
+            raise ConfigError(
+                f"the agent's state can't be kept in {self.store.path.parent}: {error.strerror}; choose another "
+                "directory with --state-dir"
+            ) from None
+        self.saved_place = place
         if checkpoint is None:
             self.condition.inspect(self.interpreter.recognizes_line)
 
@@ -230,12 +228,10 @@ class _LogAgent:
                 "events_unsent",
                 server=self.server,
                 events=len(self.acknowledgements),
-                hint="the gateway did not take them in time; they are read again at the next start"
-                if self.store is not None
-                else "the gateway did not take them in time",
+                hint="the gateway did not take them in time; they are read again at the next start",
             )
         except PublishRefused as refused:
-            hint = "they are read again at the next start, if the place in the log is kept"
+            hint = "they are read again at the next start"
             logger.warning("events_unsent", server=self.server, reason=str(refused), hint=hint)
 
     # ------------------------------------------------------------------------------------------ reading
@@ -323,7 +319,7 @@ class _LogAgent:
         """Write down the place up to which all is acknowledged, if it has moved."""
         self.settle_acknowledged()
         place = self.acknowledgements.place
-        if self.store is None or place is None or place == self.saved_place:
+        if place is None or place == self.saved_place:
             return
         checkpoint = self.follower.make_checkpoint(place, self.salt)
         try:

@@ -16,10 +16,8 @@ import structlog
 
 from solowire.errors import BufferFull, ConfigError, PublishRefused
 from solowire.runtime.standard_input import read_pieces
-from solowire.sdk.arguments import Token
-from solowire.sdk.gateway_contact import GatewayContact
 from solowire.sdk.publisher import Publisher
-from solowire.sources.agent.event_outlet import log_rejected
+from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_status import PartStatus
 from solowire.sources.files.line_meaning import LineInterpreter
 from solowire.sources.files.log_condition import LogCondition
@@ -27,7 +25,6 @@ from solowire.sources.files.pipe_lines import PipeLines
 
 STANDARD_INPUT = Path("-")
 """What a setting that names a file calls it."""
-BATCH = 1_000
 STOP_S = 4.0
 """For which the last events may wait for their acknowledgement when the agent is told to end."""
 REPORT_S = 60.0
@@ -36,35 +33,20 @@ logger = structlog.get_logger()
 
 
 class PipePart:
-    """Publishes what the lines of standard input become. url, token: the gateway's. server: the name server's name.
+    """Publishes what the lines of standard input become. Raises ConfigError where there is none. name: of the part."""
 
-    Raises ConfigError where there is no standard input.
-    """
-
-    def __init__(
-        self,
-        interpreter: LineInterpreter,
-        *,
-        name: str,
-        url: str,
-        token: Token,
-        server: str,
-        contact: GatewayContact,
-    ) -> None:
+    def __init__(self, interpreter: LineInterpreter, outlet: EventOutlet, *, name: str) -> None:
         if sys.stdin is None:
             raise ConfigError("standard input is closed; have syslog or journald write into it, or name a file")
         self.name = name
         self._interpreter = interpreter
-        self._url = url
-        self._token = token
-        self._server = server
-        self._contact = contact
+        self._outlet = outlet
+        self._server = outlet.server
         self._descriptor = sys.stdin.fileno()
 
     async def run(self, status: PartStatus, stop: asyncio.Event) -> None:
         """Publishes until the pipe's end, and sets `stop` then; or until it is set. Raises PublishRefused."""
-        publisher = Publisher(self._url, self._token, batch=BATCH, on_refused=log_rejected, contact=self._contact)
-        async with publisher:
+        async with self._outlet.make_log_lane() as publisher:
             status.set_running()
             reading = asyncio.ensure_future(self._read(publisher, status))
             stopping = asyncio.ensure_future(stop.wait())

@@ -85,7 +85,7 @@ class StepReporter:
             transfer="axfr" if step.is_whole else "ixfr",
             operation_id=operation_id,
         )
-        await self._publish("zone_updated", summary, step.identity.make_step_id("zone"))
+        await self.publish_event("zone_updated", summary, step.identity.make_step_id("zone"))
         self._status.read_count += 1
 
     async def pass_over_step(self, step: ZoneStep, *, until: float) -> None:
@@ -96,19 +96,16 @@ class StepReporter:
                 await self._tell_observers(step.identity, change, step.identity.make_change_id(change), author)
         self._status.read_count += 1
 
-    async def drain(self) -> None:
-        """Waits until the gateway has all that was reported."""
-        await self._outlet.drain_changes()
-
-    async def publish_zone(self, type: str, data: dict[str, object], id: str) -> None:
-        """Publishes an event about a zone as such."""
-        await self._publish(type, data, id)
+    async def publish_event(self, type: str, data: dict[str, object], id: str) -> None:
+        """Publishes an event of a zone, or of its records, and counts it."""
+        await self._outlet.publish(type, data, id=id)
+        self._status.published_count += 1
 
     async def _report_change(self, step: ZoneStep, change: RRsetChange, author: UpdateAuthor | None) -> None:
         id = step.identity.make_change_id(change)
         data = make_change_data(step.identity, change, author, self._page_bytes)
         if data is not None:
-            await self._publish(f"record_{change.action}", data, id)
+            await self.publish_event(f"record_{change.action}", data, id)
             await self._tell_observers(step.identity, change, id, author)
             return
 
@@ -127,26 +124,26 @@ class StepReporter:
         pages = 0
         async for _ in self._read_pages(read_changes):
             pages += 1
-        await self._publish("bulk_started", data, f"{operation_id}-started")
+        await self.publish_event("bulk_started", data, f"{operation_id}-started")
         number = processed = 0
         async for page in self._read_pages(read_changes):
             number += 1
             processed += sum(item.get("part") == item.get("parts") for item in page)
             paged = {"operation_id": operation_id, "page": number, "pages": pages, "changes": page}
-            await self._publish(
+            await self.publish_event(
                 "record_changes", make_zone_data(step.identity, author) | paged, f"{operation_id}-{number}"
             )
             if clock() >= progress_at + PROGRESS_S:
                 progress_at = clock()
                 percent = round(100 * processed / total, 1)
                 progress = data | {"processed": processed, "percent": percent}
-                await self._publish("bulk_progress", progress, f"{operation_id}-progress-{number}")
+                await self.publish_event("bulk_progress", progress, f"{operation_id}-progress-{number}")
         async for changes in read_changes():
             for change in changes:
                 await self._tell_observers(step.identity, change, step.identity.make_change_id(change), author)
         spent = round((clock() - began_at) * 1000, 1)
         done = data | {"processed": processed, "succeeded": processed, "failed": 0, "duration_ms": spent}
-        await self._publish("bulk_completed", done, f"{operation_id}-completed")
+        await self.publish_event("bulk_completed", done, f"{operation_id}-completed")
 
     async def _read_pages(self, read_changes: ChangeReader) -> AsyncIterator[Page]:
         """The pages of all changes; those of one reading end with it, so that they are the same each time."""
@@ -193,7 +190,3 @@ class StepReporter:
         )
         for observer in self._observers:
             await observer(observed)
-
-    async def _publish(self, type: str, data: dict[str, object], id: str) -> None:
-        await self._outlet.publish(type, data, id=id)
-        self._status.published_count += 1

@@ -18,6 +18,7 @@ import dns.tsig
 import structlog
 
 from solowire.errors import TransferError
+from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.bind9.zones.step_reporter import StepReporter, ZoneStep
 from solowire.sources.bind9.zones.told_steps import ToldSpan, ToldSteps, covers_span
 from solowire.sources.bind9.zones.transfer_reader import CurrentSerial, SerialStep, TransferItem, WholeZone, ZoneContent
@@ -65,7 +66,7 @@ class ZoneFollower:
         store: ZoneStore,
         thread: StoreThread,
         reporter: StepReporter,
-        told: ToldSteps,
+        outlet: EventOutlet,
         *,
         max_records: int,
     ) -> None:
@@ -73,7 +74,8 @@ class ZoneFollower:
         self._store = store
         self._call = thread.call
         self._reporter = reporter
-        self._told = told
+        self._outlet = outlet
+        self._told = ToldSteps(outlet)
         self._max_records = max_records
 
     async def follow_zone(self, held: HeldZone, key: dns.tsig.Key | None, *, is_announced: bool) -> HeldZone:
@@ -117,12 +119,12 @@ class ZoneFollower:
         """Tells that a zone was created; returns it as it is held then."""
         data = {"zone": held.name.zone, "view": held.name.view, "serial": serial, "record_count": record_count}
         era = held.era.mark if held.era is not None else ""
-        await self._reporter.publish_zone(
+        await self._reporter.publish_event(
             "zone_created",
             {name: value for name, value in data.items() if value is not None},
             make_id("zone-created", held.name, era),
         )
-        await self._reporter.drain()
+        await self._outlet.drain_changes()
         return await self._call(self._store.mark_told, held)
 
     async def tell_deleted(self, held: HeldZone) -> None:
@@ -130,12 +132,12 @@ class ZoneFollower:
         serial = parse_soa(held.soa).serial if held.soa is not None else None
         data = {"zone": held.name.zone, "view": held.name.view, "serial": serial}
         era = held.era.mark if held.era is not None else ""
-        await self._reporter.publish_zone(
+        await self._reporter.publish_event(
             "zone_deleted",
             {name: value for name, value in data.items() if value is not None},
             make_id("zone-deleted", held.name, era, serial or 0),
         )
-        await self._reporter.drain()
+        await self._outlet.drain_changes()
         fresh = held.era if serial is None else begin_era(held.name, held.era, serial, 0, time.time())
         await self._call(self._store.mark_gone, held, fresh)
 
@@ -204,7 +206,7 @@ class ZoneFollower:
                 log_left_out(held, before, serial, 1)
             else:
                 await self._reporter.report_step(step, until=until)
-            await self._reporter.drain()
+            await self._outlet.drain_changes()
         if is_rollback:
             era = begin_era(held.name, era, before, serial, now)
         return await self._call(self._store.replace_content, held, content, whole.soa, era)
@@ -293,7 +295,7 @@ class _ZoneSteps:
         """Writes down what was told, when the gateway has it; returns the zone as it is held then."""
         if self._soa is not None:
             follower = self._follower
-            await follower._reporter.drain()
+            await follower._outlet.drain_changes()
             self._held = await follower._call(
                 follower._store.save_steps, self._held, self._rrsets, self._soa, self._era
             )

@@ -22,7 +22,6 @@ from solowire.sources.bind9.statistics_channel import StatisticsChannel
 from solowire.sources.bind9.zones.notify_listener import NotifyListener, parse_networks
 from solowire.sources.bind9.zones.observed_change import ChangeObserver
 from solowire.sources.bind9.zones.step_reporter import StepReporter
-from solowire.sources.bind9.zones.told_steps import ToldSteps
 from solowire.sources.bind9.zones.tsig_keys import choose_key, load_keys
 from solowire.sources.bind9.zones.update_authors import UpdateAuthors
 from solowire.sources.bind9.zones.zone_client import ZoneClient
@@ -113,8 +112,7 @@ class ZonesPart:
             left_out=self._left_out,
             page_bytes=settings.page_bytes,
         )
-        told = ToldSteps(self._outlet)
-        follower = ZoneFollower(client, store, thread, reporter, told, max_records=settings.max_zone_records)
+        follower = ZoneFollower(client, store, thread, reporter, self._outlet, max_records=settings.max_zone_records)
         watch = ZoneWatch(
             client=client,
             store=store,

@@ -405,9 +405,16 @@ async def test_a_full_publisher_loses_nothing(log: Path) -> None:
     await agent
 
 
-async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
+async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the publisher is full for longer than rotated files can be held, the lost ones are counted and told."""
-    publisher, stop = Memory(limit=1), asyncio.Event()
+    publisher, stop, looks = Memory(limit=1), asyncio.Event(), [0]
+    look = FileFollower.hold_new_files
+
+    def count_look(follower: FileFollower) -> None:
+        look(follower)
+        looks[0] += 1
+
+    monkeypatch.setattr(FileFollower, "hold_new_files", count_look)
     add(log, LINE.format("a.example") * 2)
     with capture_logs() as logs:
         agent = asyncio.create_task(run_bind9(log, publisher, server="ns1", from_start=True, zones=[], stop=stop))
@@ -418,8 +425,9 @@ async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path) -> None:
             add(log, LINE.format(f"n{number}.example"))
             if number < FILES_HELD - 1:
                 await until(lambda before=before: held(log) > before)  # type: ignore[misc]
-            else:
-                await asyncio.sleep(3 * log_agent.POLL_S)
+            else:  # there is no room: it waits beside the log, once the agent has looked
+                seen = looks[0]
+                await until(lambda seen=seen: looks[0] >= seen + 2)  # type: ignore[misc]
         publisher.limit = 1_000
         publisher.empty.set()
         await until(lambda: publisher.names()[-1] == f"n{FILES_HELD + 1}.example")

@@ -21,9 +21,9 @@ from solowire.sources.bind9.server.config_part import ConfigPart
 from solowire.sources.bind9.server.config_state import ConfigState, ConfigStateFile
 from solowire.sources.bind9.server.reload_log import ReloadLog
 from solowire.sources.bind9.server.server_lines import ServerLines
-from solowire.sources.files.log_agent import run_log_agent
 from tests.support.guarded_named import SECRET, GuardedNamed
 from tests.support.kept_events import KeptEvents
+from tests.support.query_log_agent import follow_log
 from tests.support.query_logs import until
 from tests.support.recorded_outlet import RecordedOutlet
 
@@ -49,7 +49,7 @@ async def watching(conf: Path, state: Path, log: Path | None = None) -> AsyncIte
     tasks = [asyncio.create_task(part.run(status, stop))]
     if log is not None:
         lines = ServerLines(ReloadLog(part.mask_line), BindState("ns1"), outcomes=[part])
-        tasks.append(asyncio.create_task(run_log_agent(log, lines, kept, server="ns1", from_start=False, stop=stop)))
+        tasks.append(asyncio.create_task(follow_log(log, lines, kept, from_start=False, stop=stop)))
     try:
         await until(lambda: status.status != "starting")
         yield Watch(outlet, status, kept)

@@ -15,9 +15,9 @@ from solowire.sources.bind9.server.bind_state import BindState
 from solowire.sources.bind9.server.reload_log import ReloadLog
 from solowire.sources.bind9.server.server_lines import ServerLines
 from solowire.sources.bind9.zones.update_authors import UpdateAuthor, UpdateAuthors, digest_value
-from solowire.sources.files.log_agent import run_log_agent
 from tests.support.guarded_named import GuardedNamed
 from tests.support.kept_events import KeptEvents
+from tests.support.query_log_agent import follow_log
 from tests.support.query_logs import until
 
 
@@ -42,7 +42,7 @@ async def following(log: Path, told: Told, authors: UpdateAuthors | None = None)
     """Reads a log from its start, in the block."""
     publisher, stop = KeptEvents(), asyncio.Event()
     lines = ServerLines(ReloadLog(), BindState("ns1"), authors=authors, security=[told], outcomes=[told])
-    agent = asyncio.create_task(run_log_agent(log, lines, publisher, server="ns1", from_start=True, stop=stop))
+    agent = asyncio.create_task(follow_log(log, lines, publisher, from_start=True, stop=stop))
     try:
         yield publisher
     finally:
