@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.named import Named, find
+from tests.support.named import Named
+from tests.support.named_process import find
 from tests.support.system import ANSWER_SECONDS, Session, System, end, run, running
 
 HELLO = {"subscriptions": ["dns_query_log"]}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.guarded_named import SECRET, GuardedNamed
-from tests.support.named import find
+from tests.support.named_process import find
 from tests.support.system import Session, System, end, run
 
 Events = list[dict[str, Any]]

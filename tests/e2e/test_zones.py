@@ -18,7 +18,7 @@ import pytest
 
 from solowire.sdk.client import Client
 from tests.support.bind_servers import ZONE, BindServer
-from tests.support.named import find
+from tests.support.named_process import find
 from tests.support.system import System, free_ports, running
 from tests.support.zones_harness import CHANGES
 

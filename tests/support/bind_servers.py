@@ -6,14 +6,11 @@ Each has `directory` of its own. A server is ended with its block, or killed by 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 
-from tests.support.named import find
+from tests.support.named_process import NamedProcess, run_program
 from tests.support.system import free_ports
 
 KEY = "c29sb3dpcmUgdGVzdCBrZXkgc29sb3dpcmUgdGVzdA=="
@@ -48,7 +45,7 @@ logging {{
 """
 
 
-class BindServer:
+class BindServer(NamedProcess):
     """`with BindServer(directory, zones={"z.example": ZONE}) as server:` — answers when the block begins.
 
     zones: primary zones by name, each its file's text. notify: ports that hear of changes. options: more lines of
@@ -67,8 +64,7 @@ class BindServer:
         updates: str = "any;",
         more: str = "",
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
+        super().__init__(directory)
         self.zones = dict(zones or {})
         self.notify = tuple(notify)
         self.options = options
@@ -76,8 +72,6 @@ class BindServer:
         self.updates = updates
         self.more = more
         self.port = free_ports(3)
-        self.output = directory / "named.out"
-        self._process: subprocess.Popen[bytes] | None = None
         for name, text in self.zones.items():
             self.write_zone(name, text)
 
@@ -87,26 +81,17 @@ class BindServer:
 
     @property
     def log(self) -> Path:
-        return self.directory / "update.log"
-
-    def __enter__(self) -> BindServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        return self.dir / "update.log"
 
     def write_zone(self, name: str, text: str) -> None:
-        (self.directory / f"{name}.zone").write_text(text)
+        (self.dir / f"{name}.zone").write_text(text)
 
     def write_conf(self) -> None:
         keys = "\n".join(f'key "{name}" {{ algorithm hmac-sha256; secret "{KEY}"; }};' for name in KEYS)
         zones = "\n".join(f'zone "{name}" {{ type primary; file "{name}.zone"; }};' for name in self.zones)
-        (self.directory / "named.conf").write_text(
+        self.conf.write_text(
             _CONF.format(
-                directory=self.directory,
+                directory=self.dir,
                 port=self.port,
                 control=self.port + 1,
                 statistics=self.port + 2,
@@ -118,40 +103,16 @@ class BindServer:
                 zones=zones + "\n" + self.more,
             )
         )
-        (self.directory / "rndc.conf").write_text(
+        (self.dir / "rndc.conf").write_text(
             f'key "agent" {{ algorithm hmac-sha256; secret "{KEY}"; }};\n'
             f'options {{ default-key "agent"; default-server 127.0.0.1; default-port {self.port + 1}; }};\n'
         )
-        (self.directory / "keys.conf").write_text(keys)
+        (self.dir / "keys.conf").write_text(keys)
 
     def start(self) -> None:
-        named = find("named")
-        assert named is not None, "named is not installed: apt-get install bind9"
+        """Starts it, with the configuration that its fields say now, and waits until it answers."""
         self.write_conf()
-        with self.output.open("ab") as output:
-            command = [named, "-f", "-n", "1", "-c", str(self.directory / "named.conf")]
-            self._process = subprocess.Popen(command, cwd=self.directory, stdout=output, stderr=output)
-        deadline = time.monotonic() + 30
-        while "status:" not in self.dig("version.bind", "TXT", "+tries=1", "+time=1"):
-            assert self._process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(timeout=30)
-
-    def dig(self, name: str, type: str, *options: str) -> str:
-        dig = find("dig")
-        assert dig is not None, "dig is not installed: apt-get install bind9-dnsutils"
-        command = [dig, "@127.0.0.1", "-p", str(self.port), *options, name, type]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+        super().start()
 
     def serial(self, zone: str, *options: str) -> int | None:
         """The serial that is served; None if there is none."""
@@ -160,23 +121,14 @@ class BindServer:
 
     def update(self, *commands: str, key: str | None = None, zone: str = "z.example") -> None:
         """One nsupdate; `send` among the commands makes several updates of it."""
-        nsupdate = find("nsupdate")
-        assert nsupdate is not None, "nsupdate is not installed: apt-get install bind9-dnsutils"
         text = "\n".join((f"server 127.0.0.1 {self.port}", f"zone {zone}", *commands, "send", ""))
         signed = ["-y", f"hmac-sha256:{key}:{KEY}"] if key is not None else []
-        done = subprocess.run([nsupdate, *signed], input=text, capture_output=True, text=True, timeout=120, check=False)
+        done = run_program("nsupdate", *signed, text=text, timeout_s=120)
         assert done.returncode == 0, done.stderr
 
     def rndc(self, *words: str, check: bool = True) -> str:
-        rndc = find("rndc")
-        assert rndc is not None
-        done = subprocess.run(
-            [rndc, "-c", str(self.directory / "rndc.conf"), *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        """What a command to it prints."""
+        done = run_program("rndc", "-c", str(self.dir / "rndc.conf"), *words)
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done.stdout
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import socket
-import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import ClassVar
+
+from tests.support.named_process import NamedProcess, free_port
 
 KEY_NAME = "test-key"
 KEY_SECRET = "c29sb3dpcmUgdGVzdCBrZXkgc29sb3dpcmUgdGVzdA=="
 READY = "www.z.example"  # asked, over and over, until named answers: the log begins with this
 ZONES = ("z.example", "sub.z.example")
-
-_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin")
 
 _CONF = """
 options {{
@@ -50,12 +47,7 @@ www IN A 192.0.2.1
 """
 
 
-def find(program: str) -> str | None:
-    """Where a program is; Debian's sbin isn't in everyone's PATH."""
-    return shutil.which(program) or shutil.which(program, path=":".join(_PLACES))
-
-
-class Named:
+class Named(NamedProcess):
     """`with Named(dir) as named:` — answers when the block begins.
 
     dir: an empty directory of the test's own. print_time: as in named.conf. prefix: print category and
@@ -64,6 +56,9 @@ class Named:
     dnstap: the socket to which it connects to tell of its queries. forward_to: the port of another to which it forwards
     what it doesn't know.
     """
+
+    READY: ClassVar = (READY, "A", "+noall", "+comments")
+    READY_TEXT: ClassVar = "status: NOERROR"
 
     def __init__(
         self,
@@ -78,11 +73,9 @@ class Named:
         dnstap: Path | None = None,
         forward_to: int | None = None,
     ) -> None:
-        self.dir = dir
+        super().__init__(dir)
         self.log = dir / "query.log"
         self.whole = dir / "whole.txt"
-        self.output = dir / "named.out"
-        self.port = 0
         self._print_time = print_time
         self._prefix = prefix
         self._view = view
@@ -91,28 +84,16 @@ class Named:
         self._whole = whole
         self._dnstap = dnstap
         self._forward_to = forward_to
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Named:
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
         for _ in range(3):  # another process may take the port between our asking and named's binding
             self.port = free_port()
-            self._start()
-            if self._answers(deadline=time.monotonic() + 15):
-                return self
-            self._end()
+            self._write_conf()
+            if self.try_start(15):
+                return
+            self.stop()
         raise AssertionError(f"named does not answer on port {self.port}:\n{self.output.read_text()}")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def dig(self, name: str, type: str = "A", *options: str, address: str = "127.0.0.1") -> str:
-        """What dig prints. options: more of dig's, such as `+tcp`."""
-        dig = find("dig")
-        assert dig is not None, "dig is not installed: apt-get install bind9-dnsutils"
-        command = [dig, f"@{address}", "-p", str(self.port), "+tries=1", "+time=10", *options, name, type]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
 
     def dig_signed(self, name: str, type: str = "A") -> str:
         """dig with the TSIG key that this server knows."""
@@ -121,20 +102,16 @@ class Named:
     def reopen(self, *, until_s: float = 30) -> None:
         """Have named open its log anew (SIGHUP: a reload), as logrotate does after a rename, and wait for
         it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
+        self.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + until_s
         while not self.log.exists():
             assert time.monotonic() < deadline, f"named did not reopen {self.log}:\n{self.output.read_text()}"
             time.sleep(0.02)
 
-    def _start(self) -> None:
-        program = find("named")
-        assert program is not None, "named is not installed: apt-get install bind9"
+    def _write_conf(self) -> None:
         for zone in ZONES:
             (self.dir / f"{zone}.zone").write_text(_ZONE)
-        conf = self.dir / "named.conf"
-        conf.write_text(
+        self.conf.write_text(
             _CONF.format(
                 dir=self.dir,
                 log=self.log,
@@ -155,42 +132,3 @@ class Named:
                 view_end="};" if self._view else "",
             )
         )
-        with self.output.open("wb") as output:
-            command = [program, "-f", "-n", "1", "-c", str(conf), "-p", str(self.port)]
-            self._process = subprocess.Popen(command, cwd=self.dir, stdout=output, stderr=output)
-
-    def _answers(self, deadline: float) -> bool:
-        assert self._process is not None
-        while time.monotonic() < deadline and self._process.poll() is None:
-            if "status: NOERROR" in self.dig(READY, "A", "+noall", "+comments"):
-                return self._process.poll() is None
-            time.sleep(0.05)
-        return False
-
-    def _end(self) -> None:
-        """End the process that was started here, and no other."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=30)
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP on 127.0.0.1 at this moment."""
-    while True:
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        ):
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -21,7 +21,8 @@ from structlog.testing import capture_logs
 from solowire.sdk.publisher import PublisherStats
 from solowire.sources.bind9.queries.query_log import Query, parse_query
 from solowire.sources.files.file_follower import FileFollower
-from tests.support.named import KEY_NAME, READY, ZONES, Named, find
+from tests.support.named import KEY_NAME, READY, ZONES, Named
+from tests.support.named_process import find
 from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import copytruncate, until
 from tests.support.system import has_ipv6

@@ -21,7 +21,7 @@ from solowire.sources.forwarders import forwarders_part
 from solowire.sources.forwarders.forwarders_part import ForwardersPart
 from solowire.sources.forwarders.named_forwarders import NamedForwarders
 from tests.support.forwarders import ProbedNamed
-from tests.support.named import free_port
+from tests.support.named_process import free_port
 from tests.support.query_logs import until
 from tests.support.recorded_outlet import RecordedOutlet
 

@@ -16,7 +16,7 @@ from solowire.sources.forwarders.forwarder_list import (
     read_named_conf,
 )
 from solowire.sources.forwarders.named_forwarders import read_forwarders
-from tests.support.named import find
+from tests.support.named_process import find
 
 PRINTED = """
 options {

@@ -111,7 +111,7 @@ async def test_a_rollback_is_told_and_the_same_serials_again_are_no_duplicates(t
                 expected.append(2)
                 await zones.wait_until(lambda: _list_serials(zones) == expected, "told")
                 server.stop()
-                for journal in server.directory.glob("*.jnl"):
+                for journal in server.dir.glob("*.jnl"):
                     journal.unlink()
                 server.write_zone("z.example", ZONE)
                 server.start()
@@ -259,7 +259,7 @@ async def test_what_the_server_refuses_is_said_with_the_way_out(tmp_path: Path, 
     options = "allow-transfer { none; };"
     server = BindServer(tmp_path / "ns", zones={"z.example": ZONE}, options="", more=more)
     with server:
-        conf = server.directory / "named.conf"
+        conf = server.dir / "named.conf"
         text = conf.read_text()
         conf.write_text(text.replace("allow-transfer { any; };", options))
         server.rndc("reconfig")
@@ -313,7 +313,7 @@ async def test_the_root_and_its_zones_are_zones_as_others(tmp_path: Path) -> Non
     with BindServer(tmp_path / "ns", options="check-names primary ignore;") as server:
         server.more = f'zone "." {{ type primary; file "root"; }}; zone "{odd}" {{ type primary; file "odd"; }};'
         for name in ("root", "odd"):
-            (server.directory / name).write_text(ZONE)
+            (server.dir / name).write_text(ZONE)
         server.write_conf()
         server.rndc("reconfig")
         async with watch_zones(server, tmp_path / "state", names=[".", odd]) as zones:
