@@ -17,7 +17,7 @@ help: ## this list
 install: .venv/installed ## the virtual environment with everything that was tested together
 
 .venv/installed: pyproject.toml constraints.txt .ci/install
-	@.ci/install "$(PYTHON)" server,dev,bench
+	@.ci/install "$(PYTHON)" server,otel,dev,bench
 	@touch $@ .venv/serves
 
 .venv/serves: pyproject.toml constraints.txt .ci/install

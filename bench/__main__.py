@@ -31,6 +31,7 @@ from bench.cases import (
     side_by_side_users,
     sources,
     streams,
+    tracing,
     upgrade,
 )
 from bench.machine import CORES, LOAD_CORES, BenchError
@@ -51,7 +52,10 @@ PAGES: dict[str, list[Benchmark]] = {
         *(overload.overload, backpressure.backpressure, never_read.never_read, refusals.refusals),
         *(aggregation.aggregation, leases.leases),
     ],
-    "": [compression.compression, history.history, sources.sources, security_rules.security_rules, upgrade.upgrade],
+    "": [
+        *(compression.compression, history.history, sources.sources, security_rules.security_rules),
+        *(tracing.tracing, upgrade.upgrade),
+    ],
 }
 """The cases of each page in their order; under "" those of none."""
 CASES = {case.name: case for cases in PAGES.values() for case in cases}

@@ -97,7 +97,9 @@ class _Accepted(msgspec.Struct):
     accepted: int
 
 
-class _EventsWire(HttpWire):
+class EventsWire(HttpWire):
+    """Publishes by `POST /v1/events`."""
+
     _sent = 0
 
     def body(self, events: Sequence[bytes]) -> bytes:
@@ -165,7 +167,7 @@ class Solowire(Server):
         return sign(self.secret, user, role)
 
     def wires(self, count: int) -> list[Wire]:
-        return [_EventsWire(self.port, "/v1/events", self.bearer) for _ in range(count)]
+        return [EventsWire(self.port, "/v1/events", self.bearer) for _ in range(count)]
 
     def stats(self) -> dict[str, int]:
         """What the system says of itself: `connections`, `last_offset`. Raises BenchError, OSError."""

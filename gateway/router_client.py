@@ -31,6 +31,7 @@ from solowire.backplane.messages import (
     DisconnectResponse,
     DrainRequest,
     DrainResponse,
+    EventTrace,
     Join,
     PeerMessage,
     PublishAck,
@@ -129,13 +130,18 @@ class RouterClient:
         self._pending_requests: dict[int, asyncio.Future[Any]] = {}
         self._link = RouterLink(
             address,
-            f"gateway-{self._incarnation}",
+            self.name,
             self._make_join,
             self._on_message,
             stats,
             revocations=self._revocations_version,
             keys=keys,
         )
+
+    @property
+    def name(self) -> str:
+        """This process's, as the router's log has it."""
+        return f"gateway-{self._incarnation}"
 
     @property
     def is_ready(self) -> bool:
@@ -297,12 +303,14 @@ class RouterClient:
             raise RequestRejected(503, *_UNAVAILABLE, retry_after=1)
         return self.publish_limiter.reserve(identity.user, self._clock())
 
-    def send_events(self, identity: Identity, events: list[Event], weight: int, room: Reservation) -> int:
+    def send_events(
+        self, identity: Identity, events: list[Event], weight: int, room: Reservation, traces: list[EventTrace]
+    ) -> int:
         """Puts events on their way to the log; returns the number to wait for with `wait_for_ack`.
 
         identity: of one who may publish, as `need_publisher` said before the events were read. weight: of all of them,
-        at least their number (`solowire.gateway.publish.event_weight`). Raises RequestRejected,
-        and InvalidToken if its token has been revoked meanwhile.
+        at least their number (`solowire.gateway.publish.event_weight`). traces: of those that are recorded. Raises
+        RequestRejected, and InvalidToken if its token has been revoked meanwhile.
         """
         self.tokens.check_revoked(identity)  # which may have been while they were read
         now = self._clock()
@@ -312,7 +320,7 @@ class RouterClient:
         size = sum(len(event.body) for event in wire)
         limiter.check_bytes(user, size, now)
         request = next(self._requests)
-        self._send_request(request, PublishRequest(request, wire, user))
+        self._send_request(request, PublishRequest(request, wire, user, traces))
         limiter.charge(user, weight, now)  # not before: what could not be sent costs nothing
         limiter.charge_bytes(user, size, now)
         self.publish_limiter.mark_sent(room, request, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -40,7 +41,9 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
+from solowire.observability.process_tracer import open_tracer
 from solowire.observability.tls_samples import read_tls_samples
+from solowire.observability.tracer import count_spans
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
@@ -130,7 +133,8 @@ async def _main(
     )
     dialects = make_dialect_requests(settings, tokens.domain)
     connect_endpoint = ConnectEndpoint(gateway, settings.shard_url, dialects)
-    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit)
+    tracer = open_tracer(os.environ, "gateway", gateway.name)
+    events_endpoint = EventsEndpoint(gateway, settings, gateway_audit, tracer)
     relay = Relay(
         gateway,
         allowed_origins=settings.listen.allowed_origins,
@@ -243,6 +247,7 @@ async def _main(
         yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", loop_monitor.event_loop_lag_s
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
         yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
+        yield from count_spans(tracer)
 
     metrics = Metrics("gateway", samples)
     pages = create_app(
@@ -293,3 +298,5 @@ async def _main(
             await key_source.close()
         loop_monitor.close()
         audit.close()
+        if tracer is not None:
+            tracer.close()

@@ -63,6 +63,7 @@ from solowire.backplane.messages import (
     UserConnectedElsewhere,
     UsersConnected,
 )
+from solowire.observability.tracer import Tracer
 from solowire.router.access.access_control import AccessControl
 from solowire.router.drains import Drains
 from solowire.router.history.history_queue import HistoryQueue
@@ -73,6 +74,7 @@ from solowire.router.log.backpressure import (
     ShardLag,
     evaluate_backpressure,
 )
+from solowire.router.log.commit_traces import CommitTraces
 from solowire.router.log.journal import Journal, JournalHole, JournalUnavailable
 from solowire.router.log.known_ids import AppendResult
 from solowire.router.log.present_states import PresentStates
@@ -126,7 +128,7 @@ class Router:
     """The only writer of the log and of the ring. Times are seconds, monotonic; wall_offset makes them unix seconds.
 
     stopwatch: reads a clock, in seconds, to learn how long a commit takes. publish: says when publishers feel a lag.
-    sampler: for log lines that a peer can cause at will.
+    sampler: for log lines that a peer can cause at will. tracer: where spans go, if they go anywhere.
     """
 
     def __init__(
@@ -143,9 +145,11 @@ class Router:
         audit: Callable[..., None] = lambda event, **fields: None,
         sampler: LogSampler | None = None,
         history: HistoryQuestions | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._history = history if history is not None else HistoryQueue()
         self._sampler = sampler or LogSampler(logger)
+        self._traces = None if tracer is None else CommitTraces(tracer)
         self.journal = journal
         self.members = Membership()
         self.coordinator = Coordinator(
@@ -272,6 +276,8 @@ class Router:
             peer, message, is_heavy = self.publishes.take_next()
             appended = self.journal.append(message.events, now + self.wall_offset, message.publisher)
             self._states.note(message.events, appended, message.publisher)
+            if message.traces and self._traces is not None:
+                self._traces.note_request(message.traces, appended)
             self._unanswered.append((peer, message.request, appended, is_heavy))
             if self.journal.pending_count >= (
                 GROUP_EVENTS if self._usual_commit_s <= GROUP_SECONDS else SLOW_GROUP_EVENTS
@@ -355,6 +361,8 @@ class Router:
                 logger.critical("journal_unavailable", reason=str(error), hint=error.hint)
             self._is_unavailable = True
             self.publish_rejections["journal_unavailable"] += len(answers)
+            if self._traces is not None:
+                self._traces.finish_group((), "journal_unavailable")
             for peer, request, *_ in answers:
                 self._send(peer, PublishNack(request, "journal_unavailable", str(error), UNAVAILABLE_SECONDS))
             return
@@ -366,6 +374,8 @@ class Router:
             # On a slow disk from its end: what has come meanwhile is to be taken before the next.
             self._committed_at = now if self._usual_commit_s <= GROUP_SECONDS else now + took
         self._states.keep_group()
+        if self._traces is not None:
+            self._traces.finish_group(self._cursors)
         if self.journal.last_offset >= first:
             self._offset_times.record_offset(first, now)
         if own_open:
@@ -386,10 +396,15 @@ class Router:
     def _send_pending(self, shard_cursor: ShardCursor) -> None:
         try:
             while (message := shard_cursor.next_batch(self.journal)) is not None:
+                traces = self._traces if self._traces is not None and self._traces.live else None
+                if traces is not None:
+                    traces.mark_batch(shard_cursor.peer, shard_cursor.shard, message)
                 if not self._send(shard_cursor.peer, message):
                     shard_cursor.mark_not_sent(message)
                     return
                 shard_cursor.mark_sent(message)
+                if traces is not None:
+                    traces.note_sent(shard_cursor.peer, message)
         except JournalHole as hole:
             hint = "the file of the journal is damaged: events are lost; restore it, or move it away to begin a new log"
             logger.error(
@@ -439,6 +454,8 @@ class Router:
             self._send_progress(shard_cursor)
         self._update_backpressure(now)
         self.release_answers(now)
+        if self._traces is not None:
+            self._traces.forget_old()
 
     def _publish_monitoring(self, now: float) -> None:
         """Alerts and statistics go the way of every event, but that nobody waits for an answer: who may, gets them."""

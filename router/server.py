@@ -6,6 +6,7 @@ What it keeps true: there is always a next tick, whatever fails in this one, and
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from solowire.errors import BackplaneError
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
+from solowire.observability.process_tracer import open_tracer
+from solowire.observability.tracer import count_spans
 from solowire.router import http as web
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.history_thread import HistoryThread
@@ -149,6 +152,7 @@ class _RouterServer:
         self._socket = RouterSocket(settings.router_address, self._on_message, load_router_keys(settings))
         if settings.backplane is None:
             OWNED.own(settings.run_dir.absolute() / "router", lambda: self._restore_socket(settings))
+        self._tracer = open_tracer(os.environ, "router", "router")
         self._audit = open_audit(settings, "router")
         self._loop_monitor = LoopMonitor(self._audit.flush_suppressed)
         # The loop waits for the interpreter no longer than this when the thread that reads history has it.
@@ -166,6 +170,7 @@ class _RouterServer:
             audit=self._audit,
             sampler=self._sampler,
             history=self._history,
+            tracer=self._tracer,
         )
 
     def _restore_socket(self, settings: Settings) -> bool:
@@ -249,6 +254,7 @@ class _RouterServer:
         yield "backplane_connections_accepted_total", "TCP connections to the backplane's port.", accepted
         yield "backplane_connections_authenticated_total", "Those of them that showed a member's key.", authenticated
         yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
+        yield from count_spans(self._tracer)
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""
@@ -298,6 +304,8 @@ class _RouterServer:
         self._socket.close()
         self._loop_monitor.close()
         self._audit.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _tick(self) -> None:
         try:

@@ -19,7 +19,7 @@ from solowire.auth.tokens import Tokens, parse_bearer
 from solowire.errors import RequestError, RequestRejected
 from solowire.model.access import Identity
 from solowire.observability.audit import ASKED_BY
-from solowire.observability.metrics import CONTENT_TYPE
+from solowire.observability.metrics import choose_content_type
 from solowire.observability.stats_summary import stats_to_dict
 from solowire.protocol.problem_details import to_http_response
 from solowire.protocol.user_names import decode_user_name
@@ -34,13 +34,17 @@ Send = Callable[[dict[str, Any]], Any]
 
 
 class HttpApi:
-    """The ASGI application of one shard. wrong_tokens: how many, of one address, are told what is wrong with them."""
+    """The ASGI application of one shard.
+
+    metrics: renders them in a form, by its content type. wrong_tokens: how many, of one address, are told what is wrong
+    with them.
+    """
 
     def __init__(
         self,
         shard: Shard,
         tokens: Tokens,
-        metrics: Callable[[], bytes],
+        metrics: Callable[[str], bytes],
         *,
         wrong_tokens: FailedAuthLimiter,
         reporter: ShardReporter | None = None,
@@ -66,7 +70,8 @@ class HttpApi:
                 ready = self._shard.is_ready
                 await _send_json(send, 200 if ready else 503, {"status": "ready" if ready else "starting"})
             case "/metrics":
-                await _send_bytes(send, 200, self._metrics(), CONTENT_TYPE.encode())
+                form = choose_content_type(_header(scope, b"accept"))
+                await _send_bytes(send, 200, self._metrics(form), form.encode())
             case path if path == "/stats" or _raw_path(scope).startswith(_USERS):
                 try:
                     body = await self._answer_stats(scope)

@@ -7,6 +7,7 @@ log. The file is long because it makes all parts of the process and joins them: 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import time
@@ -55,7 +56,9 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
+from solowire.observability.process_tracer import open_tracer
 from solowire.observability.tls_samples import read_tls_samples
+from solowire.observability.tracer import count_spans
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
@@ -170,6 +173,7 @@ class _ShardServer:
         process.on_reload(lambda _: self._apply_roles())  # behind the one by which they are read
         self._key_source = make_key_source(settings, tokens)
         self._waiting_for_keys: set[asyncio.Task[None]] = set()
+        self._tracer = open_tracer(os.environ, "shard", f"shard-{index}")
         self._audit = open_audit(settings, f"shard-{index}", shard=index)
         self._vitals = LoopMonitor(self._each_second)
         self._sockets = TcpSockets() if self._tls is None else TlsSockets()
@@ -189,6 +193,7 @@ class _ShardServer:
             audit=self._audit,
             incarnation=self._address.incarnation,
             dialect=self._dialects.dialect,
+            tracer=self._tracer,
         )
         self._reporter = ShardReporter(
             self._shard,
@@ -304,6 +309,8 @@ class _ShardServer:
             await self._key_source.close()
         self._vitals.close()
         self._audit.close()
+        if self._tracer is not None:
+            self._tracer.close()
         return self._status
 
     async def _wait_for_ends(self, seconds: float) -> None:
@@ -330,6 +337,8 @@ class _ShardServer:
         self._audit.flush_suppressed()
         self._check_certificate()
         self._shard.log.skipped.next_second()
+        if self._shard.traces is not None:
+            self._shard.traces.forget_old()
 
     def _check_certificate(self, *, is_reload: bool = False) -> None:
         """Takes up another certificate, and tells the router, so that gateways know it for the shard's."""
@@ -572,6 +581,7 @@ class _ShardServer:
         yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
         yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", stats.event_loop_lag_s
         yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
+        yield from count_spans(self._tracer)
 
 
 def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:

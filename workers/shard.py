@@ -53,6 +53,7 @@ from solowire.fanout.feed_index import FeedIndex
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import Identity, Role
 from solowire.model.dialect import Dialect
+from solowire.observability.tracer import Tracer
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.dialect_requests import is_hello
 from solowire.protocol.messages import Codec, Notice
@@ -69,6 +70,7 @@ from solowire.workers.connections.heartbeat import Heartbeats
 from solowire.workers.connections.sockets import Sockets
 from solowire.workers.connections.timers import TimerKind, Timers
 from solowire.workers.connections.users import ENDING_STATES, UserRegistry
+from solowire.workers.delivery.delivery_traces import DeliveryTraces
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.delivery.event_router import EventRouter
 from solowire.workers.delivery.known_rings import KnownRings
@@ -99,7 +101,7 @@ class Shard:
     """One shard's decisions. incarnation: its process's.
 
     max_pending_refreshes: that may wait for a provider's keys. capacity: how many connections the process can have, 0
-    for no limit.
+    for no limit. tracer: where spans go, if they go anywhere.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Shard:
         audit: Callable[..., None] = lambda event, **fields: None,
         incarnation: str = "",
         dialect: Dialect | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.index = index
         self.log = recent_log
@@ -151,6 +154,7 @@ class Shard:
         )
         self._conflator = Conflator(settings.shard.conflation, max_keys=self.log.max_keys)
         self.feeds: FeedIndex[Connection] = FeedIndex(self.log, self._conflator, settings.shard.aggregation)
+        self.traces = None if tracer is None else DeliveryTraces(tracer, self.log, self.feeds, self._users, sockets)
         self.dispatcher = Dispatcher(
             self.log,
             self._conflator,
@@ -159,6 +163,7 @@ class Shard:
             self.totals,
             stalled=settings.listen.write_timeout_s,
             clock=clock,
+            traces=self.traces,
         )
         self._event_router = EventRouter(
             self.log,
@@ -326,6 +331,8 @@ class Shard:
             return False
         if use is BatchUse.route:
             self._event_router.route_batch(message, now)
+            if message.traces and self.traces is not None:
+                self.traces.follow(message.traces)
         if message.events:
             self.history.record_live_events(now)
         self.dispatcher.trim_log(now)

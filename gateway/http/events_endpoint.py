@@ -36,9 +36,11 @@ from solowire.gateway.publish.event_parser import EventParser
 from solowire.gateway.publish.event_weight import weigh_event
 from solowire.gateway.publish.parser_turns import ParserTurns
 from solowire.gateway.publish.publish_limiter import Reservation
+from solowire.gateway.publish.publish_trace import PublishTrace
 from solowire.gateway.router_client import RouterClient
 from solowire.model.access import Identity
 from solowire.model.events import Event
+from solowire.observability.tracer import Tracer
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.publish_settings import PublishSettings
 
@@ -71,11 +73,14 @@ class EventsAccepted(msgspec.Struct, omit_defaults=True):
 
 
 class EventsEndpoint:
-    """Serves `POST /v1/events`. audit: to the audit log."""
+    """Serves `POST /v1/events`. audit: to the audit log. tracer: where spans go, if they go anywhere."""
 
-    def __init__(self, gateway: RouterClient, settings: Settings, audit: GatewayAudit) -> None:
+    def __init__(
+        self, gateway: RouterClient, settings: Settings, audit: GatewayAudit, tracer: Tracer | None = None
+    ) -> None:
         self._gateway = gateway
         self._audit = audit
+        self._tracer = tracer
         self._max_bytes = settings.publish.max_request_bytes
         self._pace = make_body_pace(settings.publish)
         self._turns = ParserTurns(time.monotonic)
@@ -87,6 +92,7 @@ class EventsEndpoint:
             _event_id,
             max_events=settings.publish.max_request_events,
             max_bytes=settings.publish.max_event_bytes,
+            is_traced=tracer is not None,
         )
 
     def _report_demoted(self, user: str, count: int) -> None:
@@ -113,20 +119,27 @@ class EventsEndpoint:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if b"content-encoding" in headers:
             headers[b"content-encoding"] = join_encodings(scope["headers"])
-        identity, room = None, None
+        identity, room, trace = None, None, None
         try:
             identity = await gateway.identify(parse_bearer(_text(headers, b"authorization")), address)
             gateway.need_publisher(identity)
+            if self._tracer is not None:  # not before: nobody else makes us record anything
+                sent = [value for name, value in scope["headers"] if name == b"traceparent"]
+                trace = PublishTrace(self._tracer, sent[0].decode("latin-1") if len(sent) == 1 else "")
             room = gateway.reserve_publish(identity)
-            number, types, demoted = await self._forward_events(headers, receive, identity, room)
+            number, types, demoted = await self._forward_events(headers, receive, identity, room, trace)
             done = await gateway.wait_for_ack(number)
         except RequestError as error:
             self._audit.record_rejection("publish", error, address, identity)
             error.is_unread = error.is_unread or room is None
+            if trace is not None:
+                trace.fail(error.code)
             raise
         finally:
             if room is not None:
                 gateway.publish_limiter.release(room)
+        if trace is not None:
+            trace.end(done)
         logger.debug("events_published", user=identity.user, events=len(done.offsets), last=done.offsets[-1])
         self._audit.record_publish(identity, types, done, address)
         return EventsAccepted(
@@ -139,7 +152,12 @@ class EventsEndpoint:
         )
 
     async def _forward_events(
-        self, headers: dict[bytes, bytes], receive: Receive, identity: Identity, room: Reservation
+        self,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        identity: Identity,
+        room: Reservation,
+        trace: PublishTrace | None,
     ) -> tuple[int, dict[str, int], int]:
         """Reads the request and sends it on; its number, how many of which types, and how many are critical no more.
 
@@ -169,7 +187,8 @@ class EventsEndpoint:
         if room.is_evicted:
             raise self._gateway.publish_limiter.reject_slow(room)
         demoted = self.criticals.demote_excess(identity.user, events, asyncio.get_running_loop().time())
-        return self._gateway.send_events(identity, events, weight, room), count_types(events), demoted
+        traces = trace.mark_events(events) if trace is not None else []
+        return self._gateway.send_events(identity, events, weight, room, traces), count_types(events), demoted
 
     async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Reservation) -> bytes:
         """The body without its encoding, kept in `room`. In turns, since a few bytes may stand for many.

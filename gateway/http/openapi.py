@@ -65,6 +65,7 @@ _EVENT = Schema(
         "timestamp": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
         "source": _TEXT,
         "correlation_id": _TEXT,
+        "traceparent": Schema(description="A W3C trace context, which counts before the request's; else ignored"),
     },
     examples=[{"type": "custom.hello", "data": {"text": "hello"}}],
 )

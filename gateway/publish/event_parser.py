@@ -31,6 +31,7 @@ from solowire.gateway.publish.body_cutter import (
 )
 from solowire.model.catalog import FAMILY, Catalog, EventType
 from solowire.model.events import MAX_DEPTH, Delivery, Event, Priority
+from solowire.model.trace_context import parse_traceparent
 
 MAX_FAULTS = 100
 MAX_SPELLING, MAX_PACKED_SPELLING, MAX_ENVELOPE = 4, 3, 8 * 1024
@@ -48,7 +49,10 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
 class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True):
-    """An event as it is published (design, section 7). timestamp: RFC 3339 with an offset."""
+    """An event as it is published (design, section 7). timestamp: RFC 3339 with an offset.
+
+    traceparent: whatever it may be, since what is no trace context is ignored.
+    """
 
     type: str
     data: dict[str, Any]
@@ -59,6 +63,7 @@ class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True):
     timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     source: _Text | None = None
     correlation_id: _Text | None = None
+    traceparent: Any = None
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -69,13 +74,23 @@ _pass_json, _pass_packed = msgspec.json.Decoder(msgspec.Raw).decode, msgspec.msg
 
 
 class EventParser:
-    """Parses publish requests. max_events: in one request. max_bytes: of one event's data, as JSON."""
+    """Parses publish requests.
+
+    max_events: in one request. max_bytes: of one event's data, as JSON. is_traced: an event keeps its `traceparent`.
+    """
 
     def __init__(
-        self, catalog: Catalog, new_id: Callable[[], str], *, max_events: int = 5000, max_bytes: int = 32 * 1024
+        self,
+        catalog: Catalog,
+        new_id: Callable[[], str],
+        *,
+        max_events: int = 5000,
+        max_bytes: int = 32 * 1024,
+        is_traced: bool = False,
     ) -> None:
         self._catalog = catalog
         self._new_id = new_id
+        self._is_traced = is_traced
         self._max_bytes = max_bytes
         self._plain_bytes = max_bytes + MAX_ENVELOPE
         self._max_item_bytes = MAX_SPELLING * max_bytes + MAX_ENVELOPE
@@ -208,7 +223,13 @@ class EventParser:
             correlation_id=incoming.correlation_id,
             taken=taken,
             publisher=publisher,
+            traceparent=None if incoming.traceparent is None else self._keep_trace(incoming.traceparent),
         )
+
+    def _keep_trace(self, traceparent: object) -> str | None:
+        """What an event keeps of what was sent as its trace context; who records it judges it."""
+        context = parse_traceparent(traceparent) if self._is_traced else None
+        return None if context is None else context.traceparent
 
 
 def _before_leap_second(item: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 BOUNDS: tuple[float, ...] = tuple(round(0.0005 * 2 ** (step / 2), 6) for step in range(35))
 """Upper bounds in seconds, inclusive: 0.5 ms to 65 s. What is longer is counted in one bucket more."""
@@ -15,24 +16,38 @@ BOUNDS: tuple[float, ...] = tuple(round(0.0005 * 2 ** (step / 2), 6) for step in
 BUCKETS = len(BOUNDS) + 1
 
 
+class Exemplar(NamedTuple):
+    """One of the values of a bucket that was of a trace, by which its like can be looked up. at: when, unix seconds."""
+
+    seconds: float
+    traceparent: str
+    at: float
+
+
 class Histogram:
     """A histogram of times in buckets of fixed bounds.
 
-    Times in seconds. counts: one for each bucket. sum: of all values that were added, weighted.
+    Times in seconds. counts: one for each bucket. sum: of all values that were added, weighted. exemplars: of buckets,
+    the newest value that was of a trace.
     """
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("counts", "exemplars", "sum")
 
     def __init__(self, counts: Iterable[int] = (), sum: float = 0.0) -> None:
         """Raises ValueError for counts of other buckets than these."""
         self.counts = list(counts) or [0] * BUCKETS
         self.sum = sum
+        self.exemplars: dict[int, Exemplar] = {}
         if len(self.counts) != BUCKETS:
             raise ValueError(f"a histogram has {BUCKETS} buckets, not {len(self.counts)}")
 
     def add(self, seconds: float, weight: int = 1) -> None:
         self.counts[bisect_left(BOUNDS, seconds)] += weight
         self.sum += seconds * weight
+
+    def note_trace(self, seconds: float, traceparent: str, at: float) -> None:
+        """The value that is added is of a trace; at: unix seconds."""
+        self.exemplars[bisect_left(BOUNDS, seconds)] = Exemplar(seconds, traceparent, at)
 
 
 def merge_counts(several: Iterable[Sequence[int]]) -> list[int]:

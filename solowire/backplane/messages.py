@@ -201,12 +201,28 @@ class PublishedEvent(_BackplaneMessage):
     state: str | None = None
 
 
+class EventTrace(_BackplaneMessage):
+    """The events of a request that are of one trace.
+
+    traceparent: of the span that they belong to. count: how many they are. indexes: where the first of them stand in
+    the request, as many as anybody looks for.
+    """
+
+    traceparent: str
+    count: _Count
+    indexes: list[_Count]
+
+
 class PublishRequest(_BackplaneMessage, tag="publish_request"):
-    """Events to be put in the log, all or none. request: repeated in the answer. publisher: the user who sends them."""
+    """Events to be put in the log, all or none. request: repeated in the answer. publisher: the user who sends them.
+
+    traces: of the events that are of a trace which is recorded, one for each trace.
+    """
 
     request: int
     events: list[PublishedEvent]
     publisher: str = ""
+    traces: list[EventTrace] = []
 
 
 class LogAck(_BackplaneMessage, tag="log_ack"):
@@ -421,12 +437,17 @@ class RingState(_BackplaneMessage, tag="ring_state"):
 
 
 class LogBatch(_BackplaneMessage, tag="log_batch"):
-    """The log from behind `after` up to and with `upto`: all of it that is this shard's business."""
+    """The log from behind `after` up to and with `upto`: all of it that is this shard's business.
+
+    traces: of events that have just been published, (offset, traceparent of the span that they belong to), one for each
+    trace. What is sent again, or to who comes later, has none.
+    """
 
     epoch: str
     prev_offset: int
     end_offset: int
     events: list[tuple[int, bytes]]
+    traces: list[tuple[_Offset, str]] = []
 
 
 class StateSnapshot(_BackplaneMessage, tag="state_snapshot"):

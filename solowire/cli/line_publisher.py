@@ -44,7 +44,7 @@ STOP_SECONDS = 5.0
 CHECK_SECONDS = 1.0
 QUIET_SECONDS = 30.0
 """After which a gateway that nothing was sent to is asked again whether it would take events."""
-FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
+FIELDS = ("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id", "traceparent")
 
 
 def publish_input(url: str, token: Token, defaults: Mapping[str, str], *, retry_for: float) -> int:

@@ -43,7 +43,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     id: the publisher's, or made at the gateway; unique. data: JSON text of the payload, UTF-8. key: names the thing a
     `state` event is the newest word about. user: only this user may get it. attributes: the values that filters and
     scopes look at, by attribute name, as declared in the catalogue. timestamp: RFC 3339, UTC, with `Z`. taken: when the
-    gateway took it, unix seconds; 0 if nobody has said. publisher: who published it; no client is told.
+    gateway took it, unix seconds; 0 if nobody has said. publisher: who published it; no client is told. traceparent: of
+    the gateway's span, if it is of a trace that is recorded (`solowire.model.trace_context`); no client is told either.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     correlation_id: str | None = None
     taken: float = 0.0
     publisher: str | None = None
+    traceparent: str | None = None
 
 
 encode_event = msgspec.msgpack.Encoder().encode

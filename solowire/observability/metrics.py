@@ -9,22 +9,31 @@ and none of them is a user.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 from prometheus_client.registry import Collector
 
 from solowire.algorithms.histogram import BOUNDS, Histogram
+from solowire.algorithms.histogram import Exemplar as HistogramExemplar
+from solowire.model.trace_context import parse_traceparent
 from solowire.observability.stats_summary import top_n_with_other
 
 FRESH_SECONDS = 1.0
 """For so long a rendering is given to whoever asks: anybody may, as often as he likes, and each takes milliseconds."""
 _SYSTEM = "solowire_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""What everybody gets who doesn't ask for another."""
+
+
+_NO_QUALITY = re.compile(r"q\s*=\s*0(\.0*)?")
 
 
 class LabelledSample(NamedTuple):
@@ -77,8 +86,7 @@ class Metrics(Collector):
         self._read_samples = read
         self._clock = clock
         self._wall = wall
-        self._rendered = b""
-        self._fresh_until = float("-inf")
+        self._rendered: dict[str, tuple[bytes, float]] = {}  # by content type, and until when it is fresh
         self._names = list(labels or {})
         self._labels = list((labels or {}).values())
         self._registry = CollectorRegistry()
@@ -98,13 +106,17 @@ class Metrics(Collector):
                 case (name, help, value):
                     yield self._family(name, help, (), [((), value)])
 
-    def render(self) -> bytes:
-        """The text of a scrape; the last one's, if that is not FRESH_SECONDS old."""
+    def render(self, content_type: str = CONTENT_TYPE) -> bytes:
+        """The text of a scrape; the last one's, if that is not FRESH_SECONDS old.
+
+        content_type: of those that `choose_content_type` chooses from.
+        """
         now = self._clock()
-        if now >= self._fresh_until:
-            self._rendered = generate_latest(self._registry)
-            self._fresh_until = now + FRESH_SECONDS
-        return self._rendered
+        text, fresh_until = self._rendered.get(content_type, (b"", float("-inf")))
+        if now >= fresh_until:
+            text = (generate_open_metrics if content_type == OPEN_METRICS else generate_latest)(self._registry)
+            self._rendered[content_type] = (text, now + FRESH_SECONDS)
+        return text
 
     def _family(
         self, name: str, help: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]
@@ -118,6 +130,24 @@ class Metrics(Collector):
     def _histogram(self, name: str, help: str, histogram: Histogram) -> Metric:
         family = HistogramMetricFamily(self._prefix + name, help, labels=self._names)
         bounds = [*map(str, BOUNDS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-        family.add_metric(self._labels, buckets, histogram.sum)
+        counts = zip(bounds, accumulate(histogram.counts), strict=True)
+        exemplars = histogram.exemplars
+        buckets = [(bound, float(count), _make_exemplar(exemplars.get(at))) for at, (bound, count) in enumerate(counts)]
+        family.add_metric(self._labels, buckets, histogram.sum)  # type: ignore[arg-type] # it takes None for none
         return family
+
+
+def _make_exemplar(found: HistogramExemplar | None) -> Exemplar | None:
+    context = parse_traceparent(found.traceparent) if found is not None else None
+    if found is None or context is None:
+        return None
+    return Exemplar({"trace_id": context.trace_id}, found.seconds, found.at)
+
+
+def choose_content_type(accept: str) -> str:
+    """In which form to answer who sends this `Accept`: in OpenMetrics 1.0, which has exemplars, who names that."""
+    for item in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        if name == "application/openmetrics-text" and not any(_NO_QUALITY.fullmatch(part) for part in parameters):
+            return OPEN_METRICS
+    return CONTENT_TYPE

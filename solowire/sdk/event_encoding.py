@@ -14,8 +14,9 @@ import msgspec
 
 from solowire.algorithms.rfc3339 import format_rfc3339
 from solowire.sdk.arguments import check_json, check_optional_text
+from solowire.sdk.current_trace import check_traceparent, read_current_traceparent
 
-_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id")
+_TEXTS = ("type", "id", "priority", "key", "user", "timestamp", "source", "correlation_id", "traceparent")
 
 
 def encode_event(
@@ -29,8 +30,11 @@ def encode_event(
     timestamp: str | None = None,
     source: str | None = None,
     correlation_id: str | None = None,
+    traceparent: str | None = None,
 ) -> tuple[str, bytes]:
     """The event's id, made here if there is none, and its JSON. timestamp: now, if there is none.
+
+    traceparent: that of the current OpenTelemetry span, if there is none.
 
     Raises TypeError or ValueError, with the path, for what the gateway could not take.
     """
@@ -41,6 +45,7 @@ def encode_event(
         "timestamp": format_rfc3339(datetime.now(UTC)) if timestamp is None else timestamp,
         "source": source,
         "correlation_id": correlation_id,
+        "traceparent": read_current_traceparent() if traceparent is None else traceparent,
     }
     if id is None:
         id = str(uuid.uuid4())
@@ -57,6 +62,8 @@ def encode_whole_event(event: object, path: str) -> bytes:
     whole = dict(event)
     if whole.get("id") is None:
         whole["id"] = str(uuid.uuid4())
+    if whole.get("traceparent") is None and (traceparent := read_current_traceparent()) is not None:
+        whole["traceparent"] = traceparent
     check_event(whole, path)
     return _ENCODER.encode(whole)
 
@@ -69,6 +76,8 @@ def check_event(event: Mapping[str, Any], path: str) -> None:
         value = event.get(name)
         if value is not None and not (type(value) is str and value):
             check_optional_text(f"{path}.{name}", value)
+    if event.get("traceparent") is not None:
+        check_traceparent(f"{path}.traceparent", event["traceparent"])
     data = event.get("data")
     if not isinstance(data, Mapping):
         raise TypeError(f"{path}.data must be a dict, not {'None' if data is None else 'a ' + type(data).__name__}")

@@ -201,10 +201,12 @@ class Publisher:
         timestamp: str | None = None,
         source: str | None = None,
         correlation_id: str | None = None,
+        traceparent: str | None = None,
     ) -> str:
         """Puts one event in the buffer and returns its id, made here if there is none. It does not wait.
 
-        timestamp: RFC 3339; now, if there is none, as the event may have to wait. Raises BufferFull; PublishRefused
+        timestamp: RFC 3339; now, if there is none, as the event may have to wait. traceparent: the trace that it is
+        part of (W3C Trace Context); by default that of OpenTelemetry's current span. Raises BufferFull; PublishRefused
         if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data` (NaN,
         bytes, sets, Decimal, keys that are no text), and for what is no text and should be.
         """
@@ -218,6 +220,7 @@ class Publisher:
             timestamp=timestamp,
             source=source,
             correlation_id=correlation_id,
+            traceparent=traceparent,
         )
         self.enqueue(item)
         return id

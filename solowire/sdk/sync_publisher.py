@@ -99,10 +99,12 @@ class SyncPublisher:
         timestamp: str | None = None,
         source: str | None = None,
         correlation_id: str | None = None,
+        traceparent: str | None = None,
     ) -> str:
         """Puts one event in the buffer and returns its id, made here if there is none. It does not wait.
 
-        timestamp: RFC 3339; now, if there is none, as the event may have to wait. Raises BufferFull; PublishRefused
+        timestamp: RFC 3339; now, if there is none, as the event may have to wait. traceparent: the trace that it is
+        part of (W3C Trace Context); by default that of OpenTelemetry's current span. Raises BufferFull; PublishRefused
         if the publisher has stopped; TypeError or ValueError, with its path, for what JSON can't say in `data`.
         """
         id, item = encode_event(
@@ -115,6 +117,7 @@ class SyncPublisher:
             timestamp=timestamp,
             source=source,
             correlation_id=correlation_id,
+            traceparent=traceparent,
         )
         with self._lock:  # so that nothing is put behind what close() waits for
             if not (self._thread is not None and self._thread.is_current()):  # which may until the last one is settled

@@ -114,7 +114,7 @@ async def test_who_could_not_be_sent_on_has_not_published(tmp_path: Path) -> Non
         for _ in range(5):
             room = intake.reserve("pub", now)
             with pytest.raises(RequestRejected) as refused:
-                made.send_events(publisher, [event] * 5, 5, room)
+                made.send_events(publisher, [event] * 5, 5, room, [])
             assert refused.value.code == "router_unavailable"
             intake.release(room)
         intake.charge("pub", 5, now)

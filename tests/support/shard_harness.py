@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -27,6 +28,7 @@ from solowire.domains.dns.legacy.frontend_dialect import LegacyDialect
 from solowire.fanout.recent_log import RecentLog
 from solowire.model.access import ROLES, Identity
 from solowire.model.events import encode_event
+from solowire.observability.tracer import Tracer
 from solowire.protocol import messages as c
 from solowire.protocol.dialect_codec import TextBatch
 from solowire.protocol.messages import Codec
@@ -70,6 +72,7 @@ class ShardHarness:
         recent: RecentLog | None = None,
         *,
         leased_for: float = 1e9,
+        tracer: Tracer | None = None,
         **settings: Any,
     ) -> None:
         self.now = 1000.0
@@ -86,6 +89,7 @@ class ShardHarness:
             recent_log=recent if recent is not None else RecentLog(catalog=CATALOG),
             audit=lambda event, **fields: self.audit_lines.append({"event": event, **fields}),
             dialect=DIALECT,
+            tracer=tracer,
         )
         self.sockets.on_probe_answered = lambda connection: self.shard.show_alive(connection, self.now)
         self.audit_lines: list[dict[str, Any]] = []  # what the audit log has
@@ -207,9 +211,9 @@ class ShardHarness:
         self.journal.append((self.offset, made.user, encode_event(made)))
         return self.offset, encode_event(made)
 
-    def deliver(self, *events: tuple[int, bytes]) -> None:
+    def deliver(self, *events: tuple[int, bytes], traces: Sequence[tuple[int, str]] = ()) -> None:
         after = events[0][0] - 1 if events else self.offset
-        self.shard.on_batch(LogBatch(self.epoch, after, self.offset, list(events)), self.now)
+        self.shard.on_batch(LogBatch(self.epoch, after, self.offset, list(events), list(traces)), self.now)
 
     def publish(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> int:
         self.deliver(self.make_event(name, data, **more))

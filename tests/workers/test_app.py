@@ -46,7 +46,7 @@ class Site:
         self.app = HttpApi(
             self.bench.shard,
             TOKENS,
-            lambda: b"one 1\n",
+            lambda form: b"one 1\n",
             wrong_tokens=wrong_tokens or FailedAuthLimiter(Rate(1000.0, 1000.0)),
             audit=lambda event, **fields: self.lines.append({"event": event, **fields}),
         )

@@ -35,6 +35,7 @@ from solowire.protocol.messages import Notice, ServerMessage
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.sockets import Sockets
+from solowire.workers.delivery.delivery_traces import DeliveryTraces
 from solowire.workers.delivery.slow_consumers import FRAME_READS, SEND_READS, TURN_SECONDS, SlowConsumers
 
 logger = structlog.get_logger("solowire.shard")
@@ -55,7 +56,7 @@ class Dispatcher:
     """Of one shard. stalled: seconds. totals: where it counts.
 
     latency: of each frame its oldest event's, for each connection. blocked: the connections for which something waits
-    until their socket is free.
+    until their socket is free. traces: of events that are recorded, if any are.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Dispatcher:
         *,
         stalled: float,
         clock: Clock,
+        traces: DeliveryTraces | None = None,
     ) -> None:
         self._clock = clock
+        self._traces = traces
         self.latency = Histogram()
         self.blocked: dict[Connection, Reader] = {}
         self._log = recent_log
@@ -182,16 +185,21 @@ class Dispatcher:
             )
 
     def _send_pending(self, feed: Feed[Connection], now: float) -> None:
+        traces = self._traces if self._traces is not None and self._traces.followed else None
+        if traces is not None:
+            traces.begin_flush()
         before = feed.head
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:
-            busy = self._sockets.send(frame.payload, feed.current)
+            busy = (self._sockets if traces is None else traces).send(frame.payload, feed.current)
             self._count_sent(frame, len(feed.current) - len(busy), before.offset, now)
             feed.largest_bytes = max(feed.largest_bytes, len(frame.payload))
             for connection in busy:
                 self._block(connection, now, before)
         if feed.unparked:
             self._catch_up(feed, now)
+        if traces is not None:
+            traces.end_flush(feed)
         self.schedule_feed(feed)
 
     def _catch_up(self, feed: Feed[Connection], now: float) -> None:
@@ -301,7 +309,10 @@ class Dispatcher:
             # Feeds and connections that stand at the same place come one after the other: looked up once.
             oldest = self._log.next_entry(cursor)
             taken = oldest.event.taken if oldest is not None else 0.0
-            self._latency_cache = (cursor, now, max(0.0, self._clock.to_unix(now) - taken) if taken else None)
+            unix = self._clock.to_unix(now)
+            self._latency_cache = (cursor, now, max(0.0, unix - taken) if taken else None)
+            if taken and oldest is not None and oldest.event.traceparent is not None:
+                self.latency.note_trace(max(0.0, unix - taken), oldest.event.traceparent, unix)
         late = self._latency_cache[2]
         if late is not None:
             self.latency.add(late, connections)

@@ -42,12 +42,12 @@ Field = st.sampled_from(
 Type = st.sampled_from([*CATALOG.names, "custom.x", "custom.*", "nope", ""]) | st.text()
 
 
-def parser(**limits: int) -> EventParser:
+def parser(**limits: Any) -> EventParser:
     numbers = itertools.count(1)
     return EventParser(CATALOG, lambda: f"made-{next(numbers)}", **limits)
 
 
-def parse(body: object, content_type: str = JSON, **limits: int) -> list[Event]:
+def parse(body: object, content_type: str = JSON, **limits: Any) -> list[Event]:
     if not isinstance(body, bytes):
         encode = msgspec.msgpack.encode if content_type in MSGPACK_TYPES else msgspec.json.encode
         body = encode(body)
