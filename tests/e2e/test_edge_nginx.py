@@ -29,8 +29,8 @@ from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, 
 SOCKETS = 1000
 AT_A_TIME = 50
 HEARTBEAT_S = 1.0
-IDLE_S = 3 * HEARTBEAT_S
-"""What the chart makes of it: proxy_read_timeout."""
+IDLE_S = 3
+"""proxy_read_timeout."""
 SETTINGS = {
     "SESSION__HEARTBEAT_INTERVAL_S": HEARTBEAT_S,
     "LIMITS__CONNECT__RATE_PER_USER": 0.01,
@@ -38,7 +38,10 @@ SETTINGS = {
     "AUTH__BAD_TOKEN_BURST": 10_000,
     "LEGACY": "on",
 }
-VALUES = {"settings": {"session": {"heartbeat_interval_s": HEARTBEAT_S}}, "edge": {"drainSeconds": 60}}
+VALUES = {
+    "settings": {"session": {"heartbeat_interval_s": HEARTBEAT_S}},
+    "edge": {"drainSeconds": 60, "idleSeconds": IDLE_S},
+}
 OLD_PATHS = [
     "/api/unified/ws",
     "/api/websocket/ws",

@@ -41,7 +41,9 @@ def list_renewed(before: list[Manifest], after: list[Manifest]) -> set[str]:
         ({"settings": {"publish": {"rate": 5}}}, {"router", "gateway"}),
         ({"settings": {"gateway": {"max_http_connections": 9}}}, {"gateway"}),
         ({"settings": {"replay": {"rate": 9}}}, {"shard"}),
+        ({"settings": {"session": {"heartbeat_interval_s": 20}}}, {"shard"}),
         ({"settings": {"session": {"heartbeat_interval_s": 30}}}, {"shard", "edge"}),
+        ({"settings": {"publish": {"max_request_bytes": 9999}}}, {"router", "gateway"}),
         ({"settings": {"limits": {"lease_s": 60}}}, {"router", "gateway", "shard"}),
         ({"router": {"settings": {"logging": {"level": "debug"}}}}, {"router"}),
         ({"gateway": {"settings": {"logging": {"level": "debug"}}}}, {"gateway"}),
@@ -229,11 +231,13 @@ def test_ways_in(kind: str) -> None:
 
 
 def test_idle_sockets_live_for_three_heartbeats() -> None:
-    """Whatever the heartbeat is set to."""
-    for seconds in (25, 7.5, 600):
-        values = {"settings": {"session": {"heartbeat_interval_s": seconds}}}
+    """And 75 seconds at least, so that a quicker heartbeat renews no edge. Less than two can't be set."""
+    for heartbeat_s, idle in ((25, 0), (5, 0), (25.5, 0), (600, 0), (25, 50), (1, 3)):
+        values = {"settings": {"session": {"heartbeat_interval_s": heartbeat_s}}, "edge": {"idleSeconds": idle}}
         configuration = find(render(values), "ConfigMap", "edge")["data"]["nginx.conf"]
-        assert f"proxy_read_timeout {-int(-3 * seconds // 1)}s;" in configuration
+        assert f"proxy_read_timeout {idle or max(75, -int(-3 * heartbeat_s // 1))}s;" in configuration
+    with pytest.raises(HelmError, match="idleSeconds: 49 s are less than two heartbeats"):
+        render({"edge": {"idleSeconds": 49}})
 
 
 def test_prometheus_and_grafana_get_the_files() -> None:

@@ -8,9 +8,6 @@ the answer names, if that is one. tests/e2e/test_edge_nginx.py runs it with Debi
 {{- $ownsTls := and $values.tls.enabled (eq $values.expose.type "loadBalancer") -}}
 {{- $usesProxyProtocol := and (eq $values.expose.type "loadBalancer") $values.expose.loadBalancer.proxyProtocol -}}
 {{- $gateway := include "solowire.name" (dict "root" . "role" "gateway") -}}
-{{- $shard := include "solowire.settings" (dict "root" . "role" "shard") | fromJson -}}
-{{- $idle := dig "session" "heartbeat_interval_s" 25 $shard | float64 | mulf 3.0 | ceil | int -}}
-{{- $body := dig "publish" "max_request_bytes" 4194304 (include "solowire.settings" (dict "root" . "role" "gateway") | fromJson) | int64 -}}
 # Made by the chart. Each WebSocket goes to the shard that owns its user; all else goes to the gateways.
 daemon off;
 pid /tmp/nginx.pid;
@@ -143,8 +140,10 @@ http {
         }
         {{- end }}
 
-        # The gateway itself says that a request is too large; this is for those that it need not see.
-        client_max_body_size {{ mul 2 $body }};
+        # Bodies pass as they come: the gateway says which are too large or too slow, and nothing is put on the pod's disk.
+        client_max_body_size 0;
+        proxy_request_buffering off;
+        proxy_max_temp_file_size 0;
         client_header_timeout 10s;
         large_client_header_buffers 4 16k;
         keepalive_timeout 65s;
@@ -153,10 +152,10 @@ http {
         proxy_connect_timeout 2s;
         error_page 502 504 = @away;
 
-        # What /v1/connect hands out. Three heartbeats: who is silent for longer has gone.
+        # What /v1/connect hands out. Who is silent for so long, three heartbeats, has gone.
         location ~ ^/s/\d+/ws$ {
             set $shard_path /ws;
-            {{- include "solowire.nginxSocket" (dict "root" . "idle" (print $idle "s")) | nindent 12 }}
+            {{- include "solowire.nginxSocket" (dict "root" . "idle" (include "solowire.idleSeconds" . | printf "%ss")) | nindent 12 }}
         }
         # For old frontends, and for who has a token alone. Nothing is asked of an old one that is silent: the shard judges
         # a new one, TCP an old one.
@@ -274,4 +273,15 @@ proxy_read_timeout {{ .idle }};
 proxy_send_timeout {{ .idle }};
 proxy_socket_keepalive on;
 proxy_buffering off;
+{{- end -}}
+
+{{/* How long a socket may be silent. As a rule it does not follow from the heartbeat, so that this may change without the edge. */}}
+{{- define "solowire.idleSeconds" -}}
+{{- $shard := include "solowire.settings" (dict "root" . "role" "shard") | fromJson -}}
+{{- $heartbeat := dig "session" "heartbeat_interval_s" 25 $shard | float64 -}}
+{{- $idle := int .Values.edge.idleSeconds | default (mulf 3.0 $heartbeat | ceil | int | max 75 | int) -}}
+{{- if lt (float64 $idle) (mulf 2.0 $heartbeat) -}}
+{{- fail (printf "edge.idleSeconds: %d s are less than two heartbeats (settings.session.heartbeat_interval_s is %v): raise the one or lower the other" $idle $heartbeat) -}}
+{{- end -}}
+{{- $idle -}}
 {{- end -}}
