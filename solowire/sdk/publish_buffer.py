@@ -2,7 +2,8 @@
 
 What it keeps true:
 
-* Events leave in the order in which they were appended, and stay, in `unsent`, until they are settled.
+* Events leave in the order in which they were appended, but for those that are `held` for later, and stay, in `unsent`,
+  until they are settled.
 * It holds `limit` events at most, those that are being sent included; at that bound `append()` raises BufferFull.
 * `append()` may be called from any thread, everything else on the loop alone. One wake-up is under way at a time.
 """
@@ -16,16 +17,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from solowire.errors import BufferFull
+from solowire.sdk.held_events import HeldEvent, HeldEvents
 
 
 class PublishBuffer:
-    """Holds what was published and is not settled. limit: events. batch: how many are sent at once."""
+    """Holds what was published and is not settled. limit: events. batch: how many are sent at once.
+
+    held: what others go before, from here on to be settled by `settle_held`.
+    """
 
     def __init__(self, limit: int, batch: int) -> None:
         self._limit = limit
         self._batch = batch
         self._lock = threading.RLock()  # a signal's handler may publish while its own thread does
         self._queue: deque[bytes] = deque()
+        self.held = HeldEvents()
         self._sending: list[bytes] = []  # the batch that was taken out of the queue, as far as it is not settled
         self._appended_count = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -34,7 +40,7 @@ class PublishBuffer:
         self._has_ended = False
         self._arrived = asyncio.Event()  # there is something in the queue
         self._enough = asyncio.Event()  # there is a batch in it, or someone waits for it to be settled
-        self._settled = asyncio.Event()  # nothing is waiting any more, or it never will be sent
+        self._settled = asyncio.Event()  # nothing is waiting any more but what is held, or it never will be sent
         self._settled.set()
         self._room = asyncio.Event()
 
@@ -45,17 +51,17 @@ class PublishBuffer:
 
     @property
     def waiting_count(self) -> int:
-        return len(self._queue) + len(self._sending)
+        return len(self._queue) + len(self._sending) + len(self.held)
 
     @property
     def unsent(self) -> list[bytes]:
         with self._lock:
-            return [*self._sending, *self._queue]
+            return [*(held.item for held in self.held.events), *self._sending, *self._queue]
 
     def append(self, item: bytes) -> int:
         """Adds an event at the end and returns its number. From any thread; raises BufferFull."""
         with self._lock:
-            if len(self._queue) + len(self._sending) >= self._limit:
+            if self.waiting_count >= self._limit:
                 raise BufferFull(self._limit)
             self._queue.append(item)
             self._appended_count += 1
@@ -73,12 +79,13 @@ class PublishBuffer:
             return count
 
     def is_settled(self, number: int) -> bool:
-        """Whether the event of that number has left the buffer."""
+        """Whether the event of that number has left the buffer, and all before it."""
         with self._lock:
-            return number <= self._appended_count - self.waiting_count
+            held = self.held.settled_count
+            return number <= (self._appended_count - self.waiting_count if held is None else held)
 
     async def wait_until_settled(self) -> None:
-        """Waits until there is nothing left, or never will be less."""
+        """Waits until there is nothing left but what is held for later, or never will be less."""
         self._notice()
         if self._queue:
             self._enough.set()
@@ -110,8 +117,21 @@ class PublishBuffer:
             self._sending = items
         if self.waiting_count < self._limit:
             self._room.set()
-        if not self.waiting_count:
+        if not self._queue and not items:
             self._settled.set()
+
+    def hold_first(self, now: float) -> None:
+        """The first event of the batch that is being sent is kept for later: others go before it."""
+        with self._lock:
+            settled_count = self._appended_count - self.waiting_count
+            self.held.add(self._sending[0], settled_count, now)
+            self._sending = self._sending[1:]
+
+    def settle_held(self, held: HeldEvent) -> None:
+        """One that was kept for later is accepted, or refused."""
+        with self._lock:
+            self.held.remove(held)
+        self.keep_sending(self._sending)
 
     def end(self) -> None:
         """Nothing more will be sent: nobody waits for it any more."""

@@ -7,7 +7,8 @@ What it keeps true:
 
 * Every event has an id before it is first sent, and keeps it: a batch whose answer was lost is sent again as it was,
   and what the log has already is answered as a duplicate. So "at least once" on the wire is once in the log.
-* Order: one request at a time, and nothing behind a batch is sent before the batch is settled.
+* Order: one request at a time, and nothing behind a batch is sent before the batch is settled, but for single events
+  that somebody on the way cuts off each time: others go on before them (`solowire.sdk.held_events`).
 * An event leaves the buffer only when it is accepted, or refused by name (`on_refused`). When the publisher stops
   instead, the events stay in `unsent`, and the next `publish()` or `drain()` raises why.
 * The buffer has a bound, `buffer_events`; at that bound `publish()` raises BufferFull at once.
@@ -16,6 +17,8 @@ What an answer means stands in `solowire.sdk.retry_policy`: after one success on
 stops the publisher. Where somebody else refuses a request, the gateway is asked by one without events: if it answers,
 the events may be what is refused, and they must not stop the others (`solowire.sdk.foreign_refusals`). What goes wrong
 is logged as a warning at once, and once a minute while it lasts.
+
+The file is long because what becomes of a batch, whatever is answered, is to be read in one place.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from solowire.sdk.event_encoding import encode_event, encode_whole_event
 from solowire.sdk.event_faults import Problem, find_event_faults, halve
 from solowire.sdk.foreign_refusals import ForeignRefusals, describe_refusal
 from solowire.sdk.gateway_contact import GatewayContact
+from solowire.sdk.held_events import CUT_OFF_TRIES, FIRST_PAUSE_S, KNOWN_TRIES, SURE_TRIES, HeldEvent
 from solowire.sdk.network_errors import read_network_error
 from solowire.sdk.publish_buffer import PublishBuffer
 from solowire.sdk.retry_policy import (
@@ -53,6 +57,7 @@ from solowire.sdk.retry_policy import (
     FaultKind,
     RetryDecision,
     decide_retry,
+    may_be_cut_off,
     may_be_of_events,
     read_answer,
     read_undecodable,
@@ -145,6 +150,8 @@ class Publisher:
         self._warnings = WarningPace()
         self._refusals = ForeignRefusals()
         self._refused_events: Fault | None = None  # the newest answer that is held to be about the events
+        self._cut_off: Fault | None = None  # the newest fault of requests whose events are held to be in the way
+        self._cut_off_tries = CUT_OFF_TRIES
         self._http: httpx.AsyncClient | None = None
         self._worker: asyncio.Task[None] | None = None
         self._end_watch = TokenEndWatch(self._token.fixed or "", self._report_token_end)
@@ -175,6 +182,7 @@ class Publisher:
         try:
             async with asyncio.timeout(self._timeout):
                 await self.drain()
+                await self._try_all_held()
         except TimeoutError:
             detail = f"{self._buffer.waiting_count} events were not accepted within {self._timeout:g} s"
             why = f"; it {self._last_fault.text}" if self._last_fault is not None else ""
@@ -274,7 +282,10 @@ class Publisher:
         )
 
     async def drain(self) -> None:
-        """Waits until everything that was published is accepted (or refused by name). Raises PublishRefused."""
+        """Waits until everything that was published is accepted, refused by name, or kept for later by itself.
+
+        What is kept, and why, is in the log, and in `unsent` (docs/sdk-retries.md). Raises PublishRefused.
+        """
         self._require_running()
         await self._buffer.wait_until_settled()
         self._require_running()
@@ -329,7 +340,15 @@ class Publisher:
     async def _work(self) -> None:
         try:
             while True:
-                await self._deliver(await self._buffer.take_batch(self._linger))
+                held = self._buffer.held.find_due(asyncio.get_running_loop().time())
+                if held is not None:
+                    await self._try_held(held)
+                try:
+                    async with asyncio.timeout_at(self._buffer.held.due_at):
+                        batch = await self._buffer.take_batch(self._linger)
+                except TimeoutError:
+                    continue  # one that was kept is due
+                await self._deliver(batch)
         except PublishRefused as refused:
             self._stop(refused)
         except asyncio.CancelledError:
@@ -350,6 +369,7 @@ class Publisher:
     async def _deliver(self, batch: list[bytes]) -> None:
         """Settles a batch, in as many requests as it takes. Raises PublishRefused to stop."""
         runs = [batch]  # the first one last
+        self._cut_off_tries = CUT_OFF_TRIES
         while runs:
             self._buffer.keep_sending([item for run in reversed(runs) for item in run])
             run = runs.pop()
@@ -358,6 +378,11 @@ class Publisher:
                 self._count_accepted(answer)
                 continue
             match answer.kind:
+                case _ if answer is self._cut_off and len(run) > 1:
+                    runs += halve(run)
+                    self._cut_off_tries = KNOWN_TRIES
+                case _ if answer is self._cut_off:
+                    self._hold(run[0], answer)
                 case FaultKind.bad_events if bad := find_event_faults(answer.problem, len(run)):
                     for index, problem in bad.items():
                         self._refuse(run[index], problem)
@@ -376,6 +401,49 @@ class Publisher:
                     self._refusals.give_up(answer.status)
                     self._refuse(run[0], describe_refusal(answer.status, answer.reason))
         self._buffer.keep_sending([])
+
+    def _hold(self, item: bytes, answer: Fault) -> None:
+        """Keeps an event for later, with which requests don't get through."""
+        self._buffer.hold_first(asyncio.get_running_loop().time())
+        event: dict[str, Any] = msgspec.json.decode(item)
+        logger.warning(
+            "event %s (%s) is kept, and others go on before it: %s %s, again and again, while the gateway answers "
+            "other requests; it is tried again in %.0f s, and later and later",
+            event["id"],
+            event["type"],
+            self._url,
+            answer.text,
+            FIRST_PAUSE_S,
+        )
+
+    async def _try_held(self, held: HeldEvent) -> None:
+        """Tries an event once that was kept for later. Raises PublishRefused to stop."""
+        now = asyncio.get_running_loop().time
+        answer = await self._post([held.item])
+        if isinstance(answer, Accepted):
+            self._contact.has_succeeded, self._last_fault = True, None
+            self._count_accepted(answer)
+            self._buffer.settle_held(held)
+            return
+        action = decide_retry(answer, succeeded=True, renewable=self._token.is_renewable)
+        if action is RetryDecision.split:
+            faults = find_event_faults(answer.problem, 1)
+            self._refuse(held.item, faults.get(0, answer.problem))
+            self._buffer.settle_held(held)
+            return
+        if action is RetryDecision.stop or (self._retry_for is not None and now() - held.held_at > self._retry_for):
+            raise self._make_error(answer)
+        if action is RetryDecision.renew:
+            self._bearer = ""
+        held.put_off(now(), at_least=wait_at_least(answer))
+
+    async def _try_all_held(self) -> None:
+        """Tries once more what was kept for later. Raises PublishRefused if some is left."""
+        for held in self._buffer.held.events:
+            await self._try_held(held)
+        if left := len(self._buffer.held):
+            detail = f"did not take everything: requests with {left} of the events don't get through"
+            raise PublishRefused(0, {"detail": detail}, url=self._url)
 
     def _count_accepted(self, answer: Accepted) -> None:
         self._refusals.accept()
@@ -401,13 +469,15 @@ class Publisher:
         """Posts `items` until the answer is not to be waited out, or for `retry_for` seconds.
 
         is_whole: they are not sent in parts. If somebody else than the gateway goes on refusing them, the answer is
-        `_refused_events` too; several that may be sent in parts have it at once.
+        `_refused_events` too; several that may be sent in parts have it at once. If requests with them don't get
+        through `_cut_off_tries` times while others do, it is `_cut_off` too.
         """
         clock = asyncio.get_running_loop().time
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
         began = clock()
         is_renewed = False
         refused_count = 0  # in a row, while the gateway answered other requests
+        cut_off_count = sure_count = 0  # in a row; and so often the gateway answered another one then
         while True:
             answer = await self._post(items)
             if isinstance(answer, Accepted):
@@ -436,6 +506,12 @@ class Publisher:
                     return answer
             elif action is not RetryDecision.retry:
                 return answer
+            cut_off_count = cut_off_count + 1 if may_be_cut_off(answer) and not is_whole else 0
+            if cut_off_count >= self._cut_off_tries:
+                sure_count = sure_count + 1 if await self._is_answering() else 0
+                if sure_count and (len(items) > 1 or (sure_count >= SURE_TRIES and self._buffer.held.has_room)):
+                    self._cut_off = answer
+                    return answer
             wait = backoff.next_delay(at_least=wait_at_least(answer))
             if retry_for is not None and clock() - began + wait > retry_for:
                 return answer

@@ -121,7 +121,8 @@ class _ProblemWords(msgspec.Struct, frozen=True):
 class Fault(msgspec.Struct, frozen=True):
     """What came instead of success. status: HTTP; 0: no answer. reason: in words, behind the URL as their subject.
 
-    after: seconds that it asks to be left alone. problem: the answer's body, if it is an object in JSON.
+    after: seconds that it asks to be left alone. problem: the answer's body, if it is an object in JSON. is_own: it is
+    an answer of the gateway itself.
     """
 
     kind: FaultKind
@@ -130,6 +131,7 @@ class Fault(msgspec.Struct, frozen=True):
     status: int = 0
     after: float = 0.0
     problem: dict[str, object] = {}
+    is_own: bool = False
 
     @property
     def text(self) -> str:
@@ -145,6 +147,11 @@ class Fault(msgspec.Struct, frozen=True):
 def may_be_of_events(fault: Fault) -> bool:
     """Whether it may be about the events that were sent, which somebody else than the gateway refuses."""
     return POLICY[fault.kind][True] is RetryDecision.retry_apart
+
+
+def may_be_cut_off(fault: Fault) -> bool:
+    """Whether somebody else than the gateway may end requests with these events so: a reset, silence, or a 5xx."""
+    return fault.kind is FaultKind.unreachable or (fault.kind is FaultKind.passing and not fault.is_own)
 
 
 def decide_retry(
@@ -185,7 +192,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: float
     after = min(asked, MAX_RETRY_AFTER_S if own.code else FOREIGN_RETRY_AFTER_S)
     said = own if own.code else _read_problem(problem)
     reason = f"answered {status} {(said.detail or said.title or _phrase(status))[:_SHOWN]}".rstrip()
-    return Fault(kind, reason, own.hint[:_SHOWN] or _hint_of(status, kind, headers), status, after, problem)
+    hint = own.hint[:_SHOWN] or _hint_of(status, kind, headers)
+    return Fault(kind, reason, hint, status, after, problem, bool(own.code))
 
 
 def read_undecodable(error: Exception) -> Fault:
