@@ -125,6 +125,10 @@ def test_a_wrong_value_is_named(values: dict[str, Any], sentence: str) -> None:
             {"shard": {"resources": {"limits": {"memory": "500Mi"}}}},
             "shard.resources.limits.memory: 500 MiB are less than",
         ),
+        (
+            {"edge": {"resources": {"limits": {"memory": "300Mi"}}}},
+            "edge.resources.limits.memory: 300 MiB are less than",
+        ),
         ({"settings": {"journal": {"max_bytes": 2**33}}}, "router.persistence.size: 8192 MiB are less than twice"),
         ({"sources": {"a-very-long-name": {"command": ["host"], "tokenSecret": "t"}}}, "longer than 15 characters"),
         ({"replicaCount": 3}, "replicaCount: there is one number for each role; use gateway.replicas"),

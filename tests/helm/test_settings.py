@@ -166,7 +166,7 @@ def test_the_grace_period_lasts_until_the_last_user_has_gone(per_shard: int, pac
     """A full shard sends everybody away at the set pace, and closes, before it is killed."""
     values = {
         "connections": {"max": per_shard, "perShard": per_shard},
-        "edge": {"workerConnections": 100_000},
+        "edge": {"workerConnections": 100_000, "resources": {"limits": {"memory": "4Gi"}}},
         "shard": {"drainUsersPerSecond": pace, "resources": {"limits": {"memory": "8Gi"}}},
     }
     manifests = render(values)

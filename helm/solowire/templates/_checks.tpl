@@ -15,6 +15,7 @@
 {{- include "solowire.checkShards" . -}}
 {{- include "solowire.checkEdge" . -}}
 {{- include "solowire.checkMemory" . -}}
+{{- include "solowire.checkEdgeMemory" . -}}
 {{- include "solowire.checkVolume" . -}}
 {{- range $name, $source := $values.sources -}}
 {{- if gt (len $name) 15 -}}
@@ -100,6 +101,15 @@
 {{- $limit := dig "limits" "memory" "" .Values.shard.resources | include "solowire.mebibytes" | int64 -}}
 {{- if and (gt $limit 0) (lt $limit $need) -}}
 {{- fail (printf "shard.resources.limits.memory: %d MiB are less than the %d MiB that connections.perShard and settings.shard.recent_log.max_bytes take: raise the limit, or lower one of them" $limit $need) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "solowire.checkEdgeMemory" -}}
+{{- $left := max 1 (sub (int64 .Values.edge.replicas) 1) -}}
+{{- $need := addf 32.0 (divf (mulf 35840.0 (float64 .Values.connections.max)) (mulf 1048576.0 (float64 $left))) | ceil | int64 -}}
+{{- $limit := dig "limits" "memory" "" .Values.edge.resources | include "solowire.mebibytes" | int64 -}}
+{{- if and (gt $limit 0) (lt $limit $need) -}}
+{{- fail (printf "edge.resources.limits.memory: %d MiB are less than the %d MiB that connections.max take on each pod when one of them goes: raise the limit or edge.replicas" $limit $need) -}}
 {{- end -}}
 {{- end -}}
 
