@@ -32,6 +32,7 @@ from solowire.cli.command_tokens import TOKEN_SECONDS, choose_role, make_token, 
 from solowire.cli.completion import SHELLS, VARIABLE, completion_script
 from solowire.errors import ClientError, ConfigError
 from solowire.model.access import ADMINISTER
+from solowire.observability.process_tracer import read_tracer_settings
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import (
     JOURNAL_FILE,
@@ -140,6 +141,7 @@ def up(config: Path | None, **options: Any) -> None:
         settings, ADMINISTER, connects=True
     )  # what every child would refuse, and we at the end, is refused here, once
     _ = settings.backplane_address
+    read_tracer_settings(os.environ)
     load_router_keys(settings)
     load_member_keys(settings)
     make_directories(settings)

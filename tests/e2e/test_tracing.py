@@ -270,15 +270,26 @@ async def until_metric(http: httpx.AsyncClient, name: str) -> None:
 )
 def test_what_the_environment_says_wrongly_is_one_line(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     """A process that could not send its spans does not start, and names the variable."""
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    assert said in fail_to_start(tmp_path, "router", **variables)
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "shard --index 0"])
+def test_each_process_says_so(tmp_path: Path, command: str) -> None:
+    """And `up` once for all of its own."""
+    last = fail_to_start(tmp_path, *command.split(), OTEL_EXPORTER_OTLP_ENDPOINT="nowhere")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in last
+
+
+def fail_to_start(tmp_path: Path, *command: str, **variables: str) -> str:
+    """The last line of a process that ends with status 2."""
     system = System(tmp_path / "data")
-    system.environment |= endpoint | variables
-    router = system.spawn("router")
+    system.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **variables}
+    process = system.spawn(*command)
     try:
-        assert router.wait(ANSWER_SECONDS) == 2
+        assert process.wait(ANSWER_SECONDS) == 2
     finally:
-        router.kill()
-    last = system.output.read_text().splitlines()[-1]
-    assert last.startswith("solowire: ")
-    assert said in last
-    assert "Traceback" not in system.output.read_text()
+        process.kill()
+    output = system.output.read_text()
+    assert output.count("solowire: ") == 1
+    assert "Traceback" not in output
+    return output.splitlines()[-1]

@@ -306,11 +306,11 @@ def has_ipv6() -> bool:
 
 
 def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of Solowire's but `settings`.
+    """This process's environment without any setting of Solowire's but `settings`, nor of OpenTelemetry's.
 
     It says that it is a container: tests run as root at times, and what is said of that has tests of its own.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SOLOWIRE_")} | {"container": "tests"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SOLOWIRE_", "OTEL_"))} | {"container": "tests"}
     return kept | {f"SOLOWIRE_{name}": str(value) for name, value in (settings or {}).items()}
 
 
