@@ -1,9 +1,10 @@
 """The ids of events that were published lately, and whose they are: what a journal knows duplicates by.
 
-What it keeps true: an id is remembered for the window, of MAX_IDS events at the most. An event is a duplicate if its id
-was seen from the same publisher, whatever the event says, or from another one with the same content: two sources of one
-zone tell a change once, and so does an agent that was started again under another name. With other content it is a new
-event, so nobody keeps an event of somebody else's out of the log by taking its id first.
+What it keeps true: an id is remembered for the window, of MAX_IDS events at the most; with more those of the publisher
+that has most are forgotten first, the oldest of them, so that nobody shortens the window of others. An event is a
+duplicate if its id was seen from the same publisher, whatever the event says, or from another one with the same
+content: two sources of one zone tell a change once, and so does an agent that was started again under another name.
+With other content it is a new event, so nobody keeps an event of somebody else's out of the log by taking its id first.
 
 A publisher is remembered as a tag, since there are millions of ids. The tag of what was published before the router
 started is read from the event when it is asked for. Other publishers' events are compared with what the log has: one
@@ -29,6 +30,8 @@ MAX_IDS = 2_000_000
 SHORT_ID = 36
 """Characters of an id that is remembered as it is; of a longer one, which may take half a kilobyte, its hash is."""
 MAX_HOLDERS = 4
+SPARE = 1000
+"""So many requests of which all is forgotten are kept, and as many again as half of all: they cost little."""
 
 _TAG_BITS = 64
 _TAG_MASK = 2**_TAG_BITS - 1
@@ -51,12 +54,26 @@ class AppendResult(NamedTuple):
     duplicates: list[int]
 
 
-class _RequestIds(NamedTuple):
-    """The ids that came in one request. last_offset: nothing of it is behind it."""
+class _RequestIds:
+    """The ids that came in one request. last_offset: nothing of it is behind it. keys: none once it is forgotten."""
 
-    at: float
-    last_offset: int
-    keys: list[IdKey]
+    __slots__ = ("at", "keys", "last_offset", "publisher")
+
+    def __init__(self, at: float, last_offset: int, keys: list[IdKey], publisher: str) -> None:
+        self.at = at
+        self.last_offset = last_offset
+        self.keys = keys
+        self.publisher = publisher
+
+
+class _PublisherIds:
+    """One publisher's. requests: oldest first. count: of their ids."""
+
+    __slots__ = ("count", "requests")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.requests: deque[_RequestIds] = deque()
 
 
 def id_key(id: str) -> IdKey:
@@ -85,7 +102,9 @@ class KnownIds:
         self._read_body = read_body
         self._is_same = is_same
         self._places: dict[IdKey, _Place | tuple[_Place, ...]] = {}  # of several publishers the newest first
-        self._requests: deque[_RequestIds] = deque()  # oldest first
+        self._requests: deque[_RequestIds] = deque()  # of all, oldest first
+        self._by_publisher: dict[str, _PublisherIds] = {}
+        self._empty_count = 0  # of the requests, of which all is forgotten
         self._group: list[_RequestIds] = []  # of the open group
 
     def __len__(self) -> int:
@@ -118,7 +137,7 @@ class KnownIds:
             fresh.append(key)
             offsets.append(offset)
         if fresh:
-            self._group.append(_RequestIds(now, offset, fresh))
+            self._group.append(_RequestIds(now, offset, fresh, publisher))
         return AppendResult(offsets, duplicates)
 
     def load_request(self, at: float, records: Iterable[tuple[IdKey, int]]) -> None:
@@ -131,11 +150,21 @@ class KnownIds:
                 self._places[key] = (*_list_places(known), place)[:MAX_HOLDERS]
             last_offset = max(last_offset, offset)
             keys.append(key)
-        self._requests.appendleft(_RequestIds(at, last_offset, keys))
+        request = _RequestIds(at, last_offset, keys, "")  # whose they are stands in the events
+        self._requests.appendleft(request)
+        own = self._by_publisher.setdefault("", _PublisherIds())
+        own.requests.appendleft(request)
+        own.count += len(keys)
 
     def keep_group(self) -> None:
         """The open group is in the log."""
-        self._requests += self._group
+        for request in self._group:
+            self._requests.append(request)
+            own = self._by_publisher.get(request.publisher)
+            if own is None:
+                own = self._by_publisher[request.publisher] = _PublisherIds()
+            own.requests.append(request)
+            own.count += len(request.keys)
         self._group.clear()
 
     def forget_group(self, last_offset: int) -> None:
@@ -147,9 +176,33 @@ class KnownIds:
     def forget_old(self, now: float) -> None:
         """Forgets what is older than the window, and what is over MAX_IDS."""
         requests = self._requests
-        while requests and (requests[0].at < now - self._window or len(self._places) > MAX_IDS):
-            _, last_offset, keys = requests.popleft()
-            self._drop_places(keys, 0, last_offset)
+        while requests and (not requests[0].keys or requests[0].at < now - self._window):
+            oldest = requests.popleft()
+            if oldest.keys:
+                self._forget_oldest(oldest.publisher)
+            else:
+                self._empty_count -= 1
+        while len(self._places) > MAX_IDS and self._by_publisher:
+            most = max(self._by_publisher, key=lambda name: self._by_publisher[name].count)
+            fair = MAX_IDS / len(self._by_publisher)
+            self._empty_count += 1
+            self._forget_oldest(most)
+            while len(self._places) > MAX_IDS and (own := self._by_publisher.get(most)) and own.count > fair:
+                self._empty_count += 1
+                self._forget_oldest(most)
+        if self._empty_count > SPARE + len(requests) // 2:
+            self._requests = deque(request for request in requests if request.keys)
+            self._empty_count = 0
+
+    def _forget_oldest(self, publisher: str) -> None:
+        """Forgets the oldest request of a publisher."""
+        own = self._by_publisher[publisher]
+        request = own.requests.popleft()
+        own.count -= len(request.keys)
+        if not own.requests:
+            del self._by_publisher[publisher]
+        self._drop_places(request.keys, 0, request.last_offset)
+        request.keys = []
 
     def _drop_places(self, keys: list[IdKey], after: int, upto: int) -> None:
         """Forgets where these are behind `after` and up to `upto`: of another publisher one may stand elsewhere."""

@@ -33,7 +33,7 @@ from solowire.router.log.journal import (
     Record,
     find_last_before,
 )
-from solowire.router.log.known_ids import MAX_HOLDERS, SHORT_ID
+from solowire.router.log.known_ids import MAX_HOLDERS, SHORT_ID, KnownIds
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.router.log.state_selection import SizedState, choose_states, type_of_state
 from tests.support.examples import examples
@@ -268,6 +268,26 @@ def test_the_id_is_not_taken_within_a_group_either(make: MakeJournal) -> None:
     assert journal.append([told("agent", "zone-8", STEP)], 0.0, "agent") == ([2], [0])
     journal.commit(0.0)
     assert publish(journal, "agent", told("agent", "zone-8", STEP)) == ([2], [0])
+
+
+def test_nobody_shortens_the_window_of_others(make: MakeJournal) -> None:
+    """Over MAX_IDS those of who has most go first: a flood costs its own publisher what is known, and nobody else."""
+    with (
+        mock.patch("solowire.router.log.known_ids.MAX_IDS", 20),
+        mock.patch("solowire.router.log.known_ids.SPARE", 5),
+    ):
+        journal = make()
+        publish(journal, "ann", *some(5))
+        for first in range(100, 400, 3):
+            publish(journal, "eve", *some(3, begin=first))
+        known: KnownIds = journal._ids  # type: ignore[attr-defined]
+        assert len(known) <= 20
+        assert len(known._requests) <= 40
+        assert sum(own.count for own in known._by_publisher.values()) == len(known)
+        assert publish(journal, "ann", *some(5)) == ([1, 2, 3, 4, 5], [0, 1, 2, 3, 4])
+        assert publish(journal, "eve", *some(3, begin=100))[1] == []
+        journal.commit(1e6)
+        assert (len(known), len(known._requests), known._by_publisher) == (0, 0, {})
 
 
 def test_an_id_of_the_same_publisher_is_a_duplicate_whatever_it_says(make: MakeJournal) -> None:
