@@ -183,7 +183,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         front = self._front
-        peer = transport.get_extra_info("peername") or ("", 0)
+        peer = transport.get_extra_info("peername")
+        if not peer:  # it was reset before it was accepted: nobody hears an answer, and no limit knows whose it is
+            self.transport.abort()
+            return
         self.peer = (str(peer[0]), int(peer[1]))
         address = front.count_as(self.peer[0])
         if not front.take_arrival(address):

@@ -31,7 +31,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._buffer = buffer
         self._beneath: asyncio.Transport
         self._is_failed = False  # what comes is of no use any more
-        self._has_told_end = False
+        self._goes_on: bool | None = None  # what is above with writing, since there is no more to read
+        self._has_said_end = False  # of what is written
         self._is_paused = False  # by what is above
         self._waits = False  # for something else than what is above, which keeps it from reading
 
@@ -54,10 +55,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except TlsError as error:
             self.fail(error)
             return
-        if output := self._session.take_output():
+        if (output := self._session.take_output()) and not self._has_said_end:
             self._beneath.write(output)
         self._pass_up(said)
-        if self._session.has_ended and not self._has_told_end and not self._tell_end():
+        if self._session.has_ended and not self._tell_end():
             self.close()
 
     def _pass_up(self, said: bytes) -> None:
@@ -72,16 +73,18 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """The peer's TLS is none: it is told so, if it can be."""
         self._is_failed = True
         if not self._beneath.is_closing():
-            self._beneath.write(self._session.take_output())
+            if not self._has_said_end:
+                self._beneath.write(self._session.take_output())
             self._beneath.close()
 
     def eof_received(self) -> bool:
-        return False if self._is_failed or self._has_told_end else self._tell_end()
+        return not self._is_failed and self._tell_end()
 
     def _tell_end(self) -> bool:
-        """Whether what is above goes on writing."""
-        self._has_told_end = True
-        return bool(self._above.eof_received())
+        """Whether what is above goes on writing. It is told once, of whichever end comes first."""
+        if self._goes_on is None:
+            self._goes_on = bool(self._above.eof_received())
+        return self._goes_on
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._above.connection_lost(exc)
@@ -99,15 +102,23 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._beneath.write(self._session.encrypt(bytes(data)))
 
     def write_eof(self) -> None:
-        self._beneath.write(self._session.end())
-        self._beneath.write_eof()
+        if not self._has_said_end:
+            self._say_end()
+            self._beneath.write_eof()
+
+    def _say_end(self) -> None:
+        """Once: beneath nothing may be written behind it."""
+        if not self._has_said_end:
+            self._has_said_end = True
+            if last := self._session.end():
+                self._beneath.write(last)
 
     def can_write_eof(self) -> bool:
         return True
 
     def close(self) -> None:
         if not self._beneath.is_closing():
-            self._beneath.write(self._session.end())
+            self._say_end()
             self._beneath.close()
 
     def abort(self) -> None:
@@ -123,6 +134,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         self._is_paused = False
         self._set_reading()
+
+    def is_reading(self) -> bool:
+        return self._beneath.is_reading()
 
     def set_waiting(self, waits: bool) -> None:
         """Whether nothing is to be read, whatever is above."""
@@ -174,7 +188,7 @@ class TlsServerTransport(TlsTransport):
         elif not self._session.has_begun and data[0] != TLS_HANDSHAKE:
             self._is_failed = True
             self._beneath.write(PLAIN_RESPONSE)
-            self._beneath.write_eof()  # closed with unread bytes it would be reset, and the answer might be lost
+            self.write_eof()  # closed with unread bytes it would be reset, and the answer might be lost
         else:
             self._early = data
             self.set_waiting(True)

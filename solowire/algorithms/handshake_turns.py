@@ -1,7 +1,7 @@
 """Turns of handshakes, which cost much for what a client sends: addresses one after the other, each within its budget.
 
 What it keeps true: of the addresses that wait, each has one handshake taken before any has a second; one that has used
-up its budget (`ADDRESS_BUDGET`, seconds of work) waits until it has some again, and keeps nobody else waiting. Within
+up its budget (`ADDRESS_BUDGET`) waits until it has some again, and keeps nobody else waiting. Within
 one address the first to come is the first. What is discarded leaves nothing behind.
 
 Times are seconds of any one clock.
@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 from solowire.algorithms.token_bucket import BucketTable, Rate
 
-ADDRESS_BUDGET = Rate(0.25, 2.0)
-"""Seconds of work for one address, per second and at once: some thousand handshakes, then a quarter of a core."""
+ADDRESS_BUDGET = Rate(250.0, 500.0)
+"""Milliseconds of work for one address, per second and at once: thousands of handshakes, then a quarter of a core."""
 REMEMBERED_ADDRESSES = 10_000
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -73,4 +73,4 @@ class HandshakeTurns(Generic[KeyT, WorkT]):
     def charge(self, address: str, now: float, seconds: float) -> None:
         """So much has been done for an address."""
         if address:
-            self._budgets.charge_tokens(address, now, seconds)
+            self._budgets.charge_tokens(address, now, seconds * 1000)

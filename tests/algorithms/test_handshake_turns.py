@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from solowire.algorithms.handshake_turns import HandshakeTurns
 from solowire.algorithms.token_bucket import Rate
 
-BUDGET = Rate(0.5, 2.0)
+BUDGET = Rate(500.0, 2000.0)
 
 
 def make_turns(**waiting: str) -> HandshakeTurns[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
@@ -371,6 +372,23 @@ async def test_an_address_that_opens_connections_too_fast_is_cut_and_nobody_else
         async with connected(made, GET, "127.0.0.3") as (reader, _writer):
             assert await answer_from(reader) == (200, b"/")
         assert made.front.context.registry.limiter.rejected_count == 1
+
+
+def test_who_has_gone_before_it_was_accepted_has_no_request(tmp_path: Path) -> None:
+    """uvloop can't say whose it was: no limit would count it."""
+
+    async def ask() -> None:
+        async with site(tmp_path) as made:
+            for _ in range(3):  # in one turn of the loop: the server accepts behind it
+                with socket.create_connection(("127.0.0.1", made.port)) as gone:
+                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    gone.sendall(post(b"gone", "/direct"))
+            async with connected(made, post(b"here", "/direct")) as (reader, _):
+                assert await answer_from(reader) == (200, b"here")
+            assert [seen["body"] for seen in made.seen] == [b"here"]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask())
 
 
 async def test_addresses_that_fill_all_the_room_make_some_for_another(tmp_path: Path) -> None:
