@@ -60,6 +60,7 @@ class ConnectEndpoint:
         self._dialects = dialects or DialectRequests()
         self._shard_url = shard_url
         self._has_warned = False
+        self._has_warned_of_shard = False
 
     @staticmethod
     def is_endpoint_path(path: str) -> bool:
@@ -92,7 +93,11 @@ class ConnectEndpoint:
         address = self._gateway.addresses.resolve_scope(scope)
         shard, ticket, _ = await self._gateway.assign_shard(_bearer(headers), address)
         scheme, host = self._origin(scope, headers)
-        url = format_shard_url(self._shard_url, shard, "wss" if shard.certificate else scheme, host)
+        if shard.certificate:
+            scheme = "wss"
+        elif scope["scheme"] == "https" and "{port}" in self._shard_url:
+            self._warn_of_plain_shard(shard.index)
+        url = format_shard_url(self._shard_url, shard, scheme, host)
         joined = f"{url}{'&' if '?' in url else '?'}ticket={ticket}"
         return ConnectGrant(joined, ticket, shard.index, self._gateway.epoch, int(TICKET_SECONDS), list(SUBPROTOCOLS))
 
@@ -116,6 +121,15 @@ class ConnectEndpoint:
                 400, "bad_host", fault, "send the name or address that you use to come here (RFC 9110)"
             )
         return "wss" if (scheme or scope["scheme"]) in SECURE else "ws", host or ""
+
+    def _warn_of_plain_shard(self, index: int) -> None:
+        """Once: clients of a gateway that speaks TLS are sent to where none is spoken."""
+        if not self._has_warned_of_shard:
+            self._has_warned_of_shard = True
+            hint = (
+                "give shards the same SOLOWIRE_LISTEN__TLS_… settings, or name a proxy by SOLOWIRE_GATEWAY__SHARD_URL"
+            )
+            logger.warning("shard_without_tls", shard=index, hint=hint)
 
     def _warn_of_stranger(self, peer: str) -> None:
         """Once: behind a proxy that nobody has said to trust all clients are sent to the wrong scheme."""

@@ -7,19 +7,21 @@ import contextlib
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from solowire import Client, Publisher
 from tests.support.certificates import make_certificate, read_fingerprint, renew_certificate
-from tests.support.system import READY_SECONDS, Session, System, open_session, run, running
+from tests.support.system import READY_SECONDS, Session, System, open_session, run, running, sockets_with
 
 SECONDS = 30.0
 EVENT: dict[str, Any] = {"type": "custom.note", "data": {"text": "over TLS"}}
@@ -38,6 +40,8 @@ def system(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Itera
         "LISTEN__TLS_CERTIFICATE_FILE": certificate,
         "LISTEN__TLS_KEY_FILE": certificate,
         "LISTEN__REQUEST_HEAD_TIMEOUT_S": 1,
+        "LISTEN__WRITE_TIMEOUT_S": 3,
+        "LISTEN__SEND_BUFFER_BYTES": 16 * 1024,
     }
     with running(tmp_path_factory.mktemp("tls") / "d", 2, settings) as made:
         yield made
@@ -97,8 +101,6 @@ def test_commands_take_the_ca_by_an_option(system: System, certificate: Path, tm
     failed = run("publish", *event, *options, cwd=tmp_path)
     assert failed.returncode != 0
     assert "--ca-file" in failed.stderr
-    shown = run("stats", *options, "--ca-file", str(certificate), cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
 
 
 async def test_relayed_and_direct_sockets_get_the_same(system: System, certificate: Path) -> None:
@@ -110,6 +112,32 @@ async def test_relayed_and_direct_sockets_get_the_same(system: System, certifica
         system.session(system.token("direct"), hello, ssl=trusted) as third,
     ):
         await heard(system, first, second, third)
+
+
+async def test_a_reader_that_never_reads_leaves_nothing_behind(system: System, certificate: Path) -> None:
+    """At its shard as by the relay: it is closed when it has taken nothing for the time of a write."""
+    user, trusted = system.user_on(0, "stuck"), trust(certificate)
+    shard, gateway = system.pid_of("shard", "--index", "0"), system.pid_of("gateway")
+    negotiated = (await system.negotiate(system.token(user)))["url"]
+    relayed_url = f"wss://127.0.0.1:{system.port}/ws?token={system.token(system.user_on(0, 'other'))}"
+    async with contextlib.AsyncExitStack() as stack:
+        sessions = []
+        for url in (negotiated, relayed_url):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            sock.connect((urlsplit(url).hostname, urlsplit(url).port))
+            sock.setblocking(False)
+            session = await stack.enter_async_context(open_session(url, sock=sock, ssl=trusted, max_queue=1))
+            await session.ask("welcome", type="hello", subscriptions=["custom.*"])
+            sessions.append(session)
+        direct, relay = (session.port for session in sessions)
+        assert (sockets_with(shard, direct), sockets_with(gateway, relay)) == (1, 1)
+        large = [{"type": "custom.stuck", "data": {"x": "x" * 30_000}} for _ in range(5)]
+        for _ in range(10):
+            await system.publish(*large)
+        async with asyncio.timeout(SECONDS):
+            while sockets_with(shard, direct) or sockets_with(gateway, relay):
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["gateway", "shard"])
@@ -222,19 +250,20 @@ def _dates(certificate: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("days", "key", "fault"),
+    ("command", "days", "key", "fault"),
     [
-        (-1, None, "the certificate has expired"),
-        (1, "other", "the key is not that of"),
-        (1, "missing", "the key can't be read: No such file"),
+        (("up",), -1, None, "the certificate has expired"),
+        (("gateway",), 1, "other", "the key is not that of"),
+        (("shard", "--index", "0"), 1, "missing", "the key can't be read: No such file"),
     ],
 )
-def test_what_can_not_be_used_is_one_line_at_start(tmp_path: Path, days: int, key: str | None, fault: str) -> None:
+def test_what_can_not_be_used_is_one_line_at_start(
+    tmp_path: Path, command: tuple[str, ...], days: int, key: str | None, fault: str
+) -> None:
     certificate = make_certificate(tmp_path, "127.0.0.1", days)
     keys = {None: certificate, "other": make_certificate(tmp_path, "127.0.0.2"), "missing": tmp_path / "none"}
     settings = {"LISTEN__TLS_CERTIFICATE_FILE": certificate, "LISTEN__TLS_KEY_FILE": keys[key]}
-    for command in (("up",), ("gateway",), ("shard", "--index", "0")):
-        done = run(*command, "--data-dir", "d", cwd=tmp_path, settings=settings, seconds=READY_SECONDS)
-        assert done.returncode == 2
-        [line] = [line for line in done.stderr.splitlines() if "secret_made" not in line]
-        assert fault in line
+    done = run(*command, "--data-dir", "d", cwd=tmp_path, settings=settings, seconds=READY_SECONDS)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if "secret_made" not in line]
+    assert fault in line

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from websockets.frames import Opcode
 
 from solowire.protocol.close_codes import CloseCode
 from solowire.protocol.tls_session import REFUSED_ALERT, TlsSession
@@ -19,7 +20,7 @@ from solowire.workers.connections.connection import Connection
 from tests.support.certificates import TRUSTING, make_tls_port
 from tests.support.tls_streams import open_tls_connection
 from tests.workers.connections.test_sockets import SECONDS, TcpPeers, close, until_busy
-from tests.workers.net.test_tcp_sockets import HANDSHAKE, Opcode, masked, until
+from tests.workers.net.test_tcp_sockets import HANDSHAKE, masked, until
 
 
 @pytest.fixture
