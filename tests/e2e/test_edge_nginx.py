@@ -1,4 +1,7 @@
-"""The chart's edge: Debian's nginx with the configuration that the chart renders, before two shards and a gateway."""
+"""The chart's edge: Debian's nginx with the configuration that the chart renders, before two shards and a gateway.
+
+These, too, run as the chart has them run: its arguments, variables, settings, ports and keys.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,15 @@ from solowire.domains.dns.legacy import client_paths
 from solowire.domains.dns.legacy.client_paths import find_client_path
 from solowire.domains.dns.legacy.event_names import DEFAULTS
 from tests.support.chart import CHART
-from tests.support.edge_system import NGINX, EdgeSystem, start_nginx
+from tests.support.edge_system import (
+    GATEWAY_PORT,
+    HEALTH_PORT,
+    HTTP_PORT,
+    NGINX,
+    WS_PORT,
+    EdgeSystem,
+    start_nginx,
+)
 from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, published, refusal
 
 SOCKETS = 1000
@@ -31,15 +42,13 @@ AT_A_TIME = 50
 HEARTBEAT_S = 1.0
 IDLE_S = 3
 """proxy_read_timeout."""
-SETTINGS = {
-    "SESSION__HEARTBEAT_INTERVAL_S": HEARTBEAT_S,
-    "LIMITS__CONNECT__RATE_PER_USER": 0.01,
-    "LIMITS__CONNECT__BURST_PER_USER": 30,
-    "AUTH__BAD_TOKEN_BURST": 10_000,
-    "LEGACY": "on",
-}
-VALUES = {
-    "settings": {"session": {"heartbeat_interval_s": HEARTBEAT_S}},
+VALUES: dict[str, Any] = {
+    "settings": {
+        "session": {"heartbeat_interval_s": HEARTBEAT_S},
+        "limits": {"connect": {"rate_per_user": 0.01, "burst_per_user": 30}},
+        "auth": {"bad_token_burst": 10_000},
+        "legacy": "on",
+    },
     "edge": {"drainSeconds": 60, "idleSeconds": IDLE_S},
 }
 OLD_PATHS = [
@@ -56,7 +65,7 @@ pytestmark = pytest.mark.skipif(not Path(NGINX).exists(), reason="needs nginx: .
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSystem]:
-    system = EdgeSystem(tmp_path_factory.mktemp("edge"), SETTINGS, VALUES)
+    system = EdgeSystem(tmp_path_factory.mktemp("edge"), VALUES)
     try:
         system.start()
         yield system
@@ -155,7 +164,7 @@ async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
     crowd = Crowd(edge)
     async with AsyncExitStack() as stack:
         await crowd.join(stack, [f"user{number}" for number in range(SOCKETS)])
-        url = f"ws://127.0.0.1:{edge.edge_port}/ws/health?token={edge.token('silent')}"
+        url = f"ws://{edge.edge_host}:{HTTP_PORT}/ws/health?token={edge.token('silent')}"
         silent = await stack.enter_async_context(open_session(url))
         joined_at = time.monotonic()
         assert all(owner_of(socket) == RING.owner(user) for user, socket in crowd.sockets.items())
@@ -165,7 +174,7 @@ async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
         await crowd.wait_for(1)
 
         workers = workers_of(edge)
-        edge.started["edge"].send_signal(signal.SIGHUP)  # what `nginx -s reload` does
+        edge.started["edge-0"].send_signal(signal.SIGHUP)  # what `nginx -s reload` does
         async with asyncio.timeout(ANSWER_SECONDS):
             while workers_of(edge) <= workers:
                 await asyncio.sleep(0.02)
@@ -183,13 +192,18 @@ async def test_a_thousand_sockets_go_to_their_owners(edge: EdgeSystem) -> None:
 
 
 def workers_of(edge: EdgeSystem) -> set[int]:
-    pid = edge.started["edge"].pid
+    pid = edge.started["edge-0"].pid
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 async def test_helm_test_succeeds(edge: EdgeSystem) -> None:
     """What `helm test` runs connects, publishes and gets the event, through this very edge."""
-    environment = {"EDGE": edge.edge_url, "HOST": f"127.0.0.1:{edge.edge_port}", "SECRET": edge.secret, "SIGNS": "true"}
+    environment = {
+        "EDGE": edge.edge_url,
+        "HOST": f"{edge.edge_host}:{HTTP_PORT}",
+        "SECRET": edge.secret,
+        "SIGNS": "true",
+    }
     command = (sys.executable, CHART / "files/check.py")
     check = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -205,11 +219,11 @@ async def test_old_paths_go_to_their_owners(edge: EdgeSystem) -> None:
     for path in OLD_PATHS:
         found = find_client_path(path)
         assert found is not None, path
-        async with open_session(f"ws://127.0.0.1:{edge.edge_port}{path}?token={edge.token('old')}") as session:
+        async with open_session(f"ws://{edge.edge_host}:{HTTP_PORT}{path}?token={edge.token('old')}") as session:
             assert owner_of(session.socket) == RING.owner("old")
             assert session.socket.response is not None
             assert "Sunset" in session.socket.response.headers
-    url = f"ws://127.0.0.1:{edge.edge_port}/ws?token={edge.token('old')}"
+    url = f"ws://{edge.edge_host}:{HTTP_PORT}/ws?token={edge.token('old')}"
     async with open_session(url, origin=edge.edge_url) as session:
         assert session.socket.response is not None
         assert "Sunset" in session.socket.response.headers
@@ -235,7 +249,7 @@ def test_the_configuration_knows_all_old_paths() -> None:
 
 async def test_who_is_refused_reads_why(edge: EdgeSystem) -> None:
     """401, 429 and what else the gateway says come with its code, and with the time of the next try."""
-    url = f"ws://127.0.0.1:{edge.edge_port}"
+    url = f"ws://{edge.edge_host}:{HTTP_PORT}"
     status, problem = await refusal(f"{url}/ws?token=none")
     assert (status, problem["code"]) == (401, "invalid_token")
     status, problem = await refusal(f"{url}/s/0/ws?ticket=none")
@@ -262,9 +276,10 @@ async def test_who_is_refused_reads_why(edge: EdgeSystem) -> None:
 async def test_what_only_we_say_counts_for_nothing_from_outside(edge: EdgeSystem) -> None:
     """Forged headers lead nowhere else, and what is for edges and scrapers is not to be had."""
     reached = asyncio.Event()
-    stranger = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.9", edge.shard_port)
+    elsewhere = f"{edge.network}.99"
+    stranger = await asyncio.start_server(lambda *_: reached.set(), elsewhere, WS_PORT)
     forged = {
-        "X-Solowire-Upstream": f"127.0.0.9:{edge.shard_port}",
+        "X-Solowire-Upstream": f"{elsewhere}:{WS_PORT}",
         "X-Solowire-Shard": "1",
         "X-Solowire-Ticket": "forged",
         "X-Solowire-Relayed": "1",
@@ -272,7 +287,7 @@ async def test_what_only_we_say_counts_for_nothing_from_outside(edge: EdgeSystem
         "X-Forwarded-URI": f"/ws?token={edge.token('somebody')}",
     }
     async with stranger:
-        url = f"ws://127.0.0.1:{edge.edge_port}"
+        url = f"ws://{edge.edge_host}:{HTTP_PORT}"
         async with open_session(f"{url}/ws?token={edge.token('ann')}", additional_headers=forged) as session:
             await session.say(type="hello", subscriptions=[])
             assert (await session.hear("welcome"))["user"] == "ann"
@@ -303,36 +318,49 @@ async def test_a_socket_is_passed_to_a_pod_alone(edge: EdgeSystem, tmp_path: Pat
         await writer.drain()
         writer.close()
 
-    gateway = await asyncio.start_server(answer, "127.0.0.1", 0)
-    pod = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.1", edge.shard_port)
-    other = await asyncio.start_server(lambda *_: reached.set(), "127.0.0.1", 0)
+    pod, stranger = f"{edge.network}.90", f"{edge.network}.91"
     edge_port = free_ports(2)
-    configuration = edge.render_configuration(gateway.sockets[0].getsockname()[1], edge_port)
-    nginx = start_nginx(
-        tmp_path, configuration.replace(str(edge.place), str(tmp_path)).replace("127.0.0.0/8 1;", "127.0.0.0/30 1;")
-    )
+    gateway = await asyncio.start_server(answer, pod, 0)
+    gateway_port = gateway.sockets[0].getsockname()[1]
+    servers = [
+        await asyncio.start_server(lambda *_: reached.set(), host, port)
+        for host, port in ((pod, 0), (stranger, WS_PORT))
+    ]
+    configuration = edge.render_configuration(tmp_path)
+    for old, new in (
+        (f"listen {edge.edge_host}:{HTTP_PORT}", f"listen {pod}:{edge_port}"),
+        (f"listen {edge.edge_host}:{HEALTH_PORT}", f"listen {pod}:{edge_port + 1}"),
+        (f"server {edge.find_address('gateway')}:{GATEWAY_PORT}", f"server {pod}:{gateway_port}"),
+        (f"{edge.network}.0/24 1;", f"{pod}/32 1;"),
+    ):
+        assert old in configuration
+        configuration = configuration.replace(old, new)
+    nginx = start_nginx(tmp_path, configuration)
     try:
-        async with gateway, pod, other, asyncio.timeout(ANSWER_SECONDS):
-            await connectable(edge_port)
+        async with gateway, servers[0], servers[1], asyncio.timeout(ANSWER_SECONDS):
+            await connectable(pod, edge_port)
             for said in (
-                f"127.0.0.1:{other.sockets[0].getsockname()[1]}",
-                f"127.0.0.4:{edge.shard_port}",
-                f"example.com:{edge.shard_port}",
-                f"127.0.0.1:{edge.shard_port}/x",
-                f"user@127.0.0.1:{edge.shard_port}",
+                f"{pod}:{servers[0].sockets[0].getsockname()[1]}",
+                f"{stranger}:{WS_PORT}",
+                f"example.com:{WS_PORT}",
+                f"{pod}:{WS_PORT}/x",
+                f"user@{pod}:{WS_PORT}",
                 "",
             ):
-                status, problem = await refusal(f"ws://127.0.0.1:{edge_port}/ws?token=x")
+                status, problem = await refusal(f"ws://{pod}:{edge_port}/ws?token=x")
                 assert (status, problem["code"]) == (503, "upstream_refused"), said
             assert not reached.is_set()
+            said = f"{pod}:{WS_PORT}"
+            status, problem = await refusal(f"ws://{pod}:{edge_port}/ws?token=x")
+            assert (status, problem["code"]) == (503, "upstream_unavailable")  # it may be passed there, and nobody is
     finally:
         end(nginx)
 
 
-async def connectable(port: int) -> None:
+async def connectable(host: str, port: int) -> None:
     while True:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection(host, port)
         except ConnectionRefusedError:
             await asyncio.sleep(0.02)
         else:
@@ -346,7 +374,7 @@ async def test_a_killed_shard_is_said_so_until_another_has_its_users(edge: EdgeS
     token = edge.token(user)
     async with edge_client(edge) as http:
         grant = await negotiate(http, token)
-    async with open_session(f"ws://127.0.0.1:{edge.edge_port}/ws?token={token}") as session:
+    async with open_session(f"ws://{edge.edge_host}:{HTTP_PORT}/ws?token={token}") as session:
         assert owner_of(session.socket) == 1
         edge.started["shard-1"].kill()
         edge.started["shard-1"].wait()
@@ -354,7 +382,7 @@ async def test_a_killed_shard_is_said_so_until_another_has_its_users(edge: EdgeS
     seen = []
     async with asyncio.timeout(ANSWER_SECONDS):
         while True:
-            found = await try_to_connect(f"ws://127.0.0.1:{edge.edge_port}/ws?token={token}")
+            found = await try_to_connect(f"ws://{edge.edge_host}:{HTTP_PORT}/ws?token={token}")
             if isinstance(found, int):
                 break
             seen.append(found)
@@ -379,12 +407,12 @@ async def try_to_connect(url: str) -> int | httpx.Response:
 
 async def test_without_a_gateway_everybody_is_told_when_to_come_again(edge: EdgeSystem) -> None:
     """503 with Retry-After as a problem, for sockets and for all else; nginx itself stays healthy."""
-    end(edge.started["gateway"], signal.SIGKILL)
+    end(edge.started["gateway-0"], signal.SIGKILL)
     async with edge_client(edge) as http:
         answer = await http.post("/v1/connect")
         assert (answer.status_code, answer.json()["code"]) == (503, "upstream_unavailable")
         assert answer.headers["retry-after"] == "1"
-    status, problem = await refusal(f"ws://127.0.0.1:{edge.edge_port}/ws?token=x")
+    status, problem = await refusal(f"ws://{edge.edge_host}:{HTTP_PORT}/ws?token=x")
     assert (status, problem["code"]) == (503, "gateway_unavailable")
     async with httpx.AsyncClient(trust_env=False, verify=False) as http:
-        assert (await http.get(f"http://127.0.0.1:{edge.edge_port + 1}/healthz")).status_code == 200
+        assert (await http.get(f"http://{edge.edge_host}:{HEALTH_PORT}/healthz")).status_code == 200

@@ -17,27 +17,21 @@ from solowire.runtime.settings.loader import load
 from solowire.runtime.settings.setting_paths import list_paths, to_variable
 from solowire.workers.server import GRACE_SHARE
 from tests.helm.cases import CASES, EVERYTHING
-from tests.support.chart import CHART, Manifest, find, find_workload, list_pod_specs, read_settings, render
+from tests.support.chart import (
+    CHART,
+    Manifest,
+    find,
+    find_workload,
+    list_pod_specs,
+    read_environment,
+    read_settings,
+    render,
+)
 
 ROOT = CHART.parents[1]
 ROLES = {"router": "router", "gateway": "gateway", "shard": "workers"}
 """The roles that read settings files, and the folders of their code."""
-SECRETS = {"secret": "s" * 64, "curve-seed": "c" * 64, "accepted-secrets": ""}
 FIELDS = {"status.podIP": "10.1.2.3", "metadata.labels['apps.kubernetes.io/pod-index']": "1"}
-
-
-def read_environment(container: Manifest) -> dict[str, str]:
-    """The variables of a container, as the kubelet would set them."""
-    found = {}
-    for variable in container["env"]:
-        source = variable.get("valueFrom", {})
-        if "secretKeyRef" in source:
-            found[variable["name"]] = SECRETS[source["secretKeyRef"]["key"]]
-        elif "fieldRef" in source:
-            found[variable["name"]] = FIELDS[source["fieldRef"]["fieldPath"]]
-        else:
-            found[variable["name"]] = variable["value"]
-    return found
 
 
 def load_role(manifests: list[Manifest], role: str, folder: Path, patch: pytest.MonkeyPatch) -> Settings:
@@ -46,7 +40,7 @@ def load_role(manifests: list[Manifest], role: str, folder: Path, patch: pytest.
         patch.delenv(name)
     patch.chdir(folder)
     [container] = find_workload(manifests, role)["spec"]["template"]["spec"]["containers"]
-    for name, value in read_environment(container).items():
+    for name, value in read_environment(container, FIELDS).items():
         patch.setenv(name, value)
     assert container["args"] == [role, "--config", "/etc/solowire/settings.toml"]
     (folder / "settings.toml").write_text(find(manifests, "ConfigMap", role)["data"]["settings.toml"])

@@ -19,6 +19,9 @@ MINIMAL: Mapping[str, Any] = {"host": "live.example.com", "tls": {"secretName": 
 """The two values with which the chart is installed."""
 ROLES = ("router", "gateway", "shard", "edge")
 
+SECRETS = {"secret": "s" * 64, "curve-seed": "c" * 64, "accepted-secrets": ""}
+"""What stands in the chart's Secret, in tests."""
+
 Manifest = dict[str, Any]
 
 
@@ -90,3 +93,17 @@ def list_pod_specs(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 def read_settings(manifests: list[Manifest], role: str) -> dict[str, Any]:
     """The settings file of a role."""
     return tomllib.loads(find(manifests, "ConfigMap", role)["data"]["settings.toml"])
+
+
+def read_environment(container: Manifest, fields: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a container, as the kubelet would set them. fields: of the pod, by their paths."""
+    found = {}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {})
+        if "secretKeyRef" in source:
+            found[variable["name"]] = SECRETS[source["secretKeyRef"]["key"]]
+        elif "fieldRef" in source:
+            found[variable["name"]] = fields[source["fieldRef"]["fieldPath"]]
+        else:
+            found[variable["name"]] = variable["value"]
+    return found

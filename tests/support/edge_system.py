@@ -1,83 +1,126 @@
-"""Single processes behind nginx, with the configuration that the chart gives to its edge.
+"""The chart's pods on loopback, each at an address of its own: what a kubelet would start, without containers.
 
-Nothing of the configuration is changed but addresses and folders: two shards listen on the same port, as two pods do,
-each at a loopback address of its own.
+Arguments, variables, settings files, ports and nginx's configuration are those that the chart renders. Only names of
+Services, the address for all, and folders are others, as each pod has its own of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import random
+import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.chart import find, merge, render
-from tests.support.system import System, end, free_ports, ready
+import httpx
+
+from tests.support.chart import SECRETS, find, find_workload, merge, read_environment, render
+from tests.support.system import ANSWER_SECONDS, System, end, environment, ready
 
 NGINX = "/usr/sbin/nginx"
-VALUES: Mapping[str, Any] = {
-    "host": "127.0.0.1",
-    "tls": {"enabled": False},
-    "expose": {"type": "none"},
-    "network": {"podNetworks": ["127.0.0.0/8"]},
-}
+WS_PORT, API_PORT, HTTP_PORT, HEALTH_PORT, GATEWAY_PORT = 8001, 9000, 8080, 8081, 8000
+PLACES = {"router": 1, "shard": 2, "gateway": 10, "edge": 20}
+"""The last byte of the address of a role's first pod."""
+
+
+def find_network() -> str:
+    """Three bytes of loopback addresses at which nobody listens."""
+    while True:
+        network = f"127.{random.randrange(64, 250)}.{random.randrange(1, 255)}"
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in (WS_PORT, HTTP_PORT):
+                sock = held.enter_context(socket.socket())
+                sock.bind((f"{network}.{PLACES['shard']}", port))
+            return network
 
 
 class EdgeSystem(System):
-    """Two shards, a gateway and an nginx on loopback. settings: as of System; values: of the chart."""
+    """A router, two shards, a gateway and an edge, of a release with these values."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, object], values: Mapping[str, Any]) -> None:
-        self.edge_port = free_ports(2)
-        self.edge_url = f"http://127.0.0.1:{self.edge_port}"
-        super().__init__(
-            directory / "data",
-            shards=2,
-            settings={"GATEWAY__SHARD_URL": f"ws://127.0.0.1:{self.edge_port}/s/{{shard}}/ws", **settings},
-        )
-        self.shard_port = self.port + 1
-        self.environment |= {
-            "SOLOWIRE_PORT": str(self.port),
-            "SOLOWIRE_SHARD__PORT": str(self.shard_port),
-            "SOLOWIRE_ROUTER__METRICS_PORT": "0",
-            "SOLOWIRE_LISTEN__TRUSTED_PROXIES": "127.0.0.0/8",
-        }
-        self.place = directory / "nginx"
-        self.place.mkdir()
+    def __init__(self, directory: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(directory / "data", shards=2)
+        self.network = find_network()
+        self.edge_host = self.find_address("edge")
+        self.edge_url = f"http://{self.edge_host}:{HTTP_PORT}"
+        self.url = f"http://{self.find_address('gateway')}:{GATEWAY_PORT}"
+        self.directory = directory
         self.started: dict[str, subprocess.Popen[str]] = {}
-        self._values = merge(VALUES, values)
+        own = {
+            "host": self.edge_host,
+            "tls": {"enabled": False},
+            "expose": {"type": "none"},
+            "network": {"podNetworks": [f"{self.network}.0/24"]},
+            "settings": {"gateway": {"shard_url": f"ws://{self.edge_host}:{HTTP_PORT}/s/{{shard}}/ws"}},
+        }
+        self.manifests = render(merge(own, values))
+
+    def find_address(self, role: str, index: int = 0) -> str:
+        return f"{self.network}.{PLACES[role] + index}"
+
+    @property
+    def secret(self) -> str:
+        return SECRETS["secret"]
 
     def start(self) -> None:
         """Returns when the edge lets users in."""
-        self.started["router"] = self.spawn("router")
-        for index in range(self.shards):
-            self.start_shard(index)
-        self.started["gateway"] = self.spawn("gateway")
-        self.started["edge"] = start_nginx(self.place, self.render_configuration(self.port))
-        urls = [self.edge_url, *(f"http://{self.shard_host(index)}:{self.shard_port}" for index in range(self.shards))]
-        self.wait_until(lambda: all(map(ready, urls)), "the edge and its shards are ready")
+        for role, index in (("shard", 0), ("gateway", 0), ("router", 0), ("shard", 1)):  # in any order
+            self.start_pod(role, index)
+        place = self.directory / "e"
+        place.mkdir()
+        self.started["edge-0"] = start_nginx(place, self.render_configuration(place))
+        self.wait_until(lambda: all(map(ready, self._list_probes())), "all pods are ready")
 
-    def start_shard(self, index: int) -> None:
-        arguments = ("shard", "--index", str(index), "--host", self.shard_host(index))
-        self.started[f"shard-{index}"] = self.spawn(*arguments)
+    def _list_probes(self) -> list[str]:
+        shards = [f"http://{self.find_address('shard', index)}:{API_PORT}" for index in range(self.shards)]
+        return [*shards, f"http://{self.find_address('router')}:{API_PORT}", self.edge_url]
 
-    @staticmethod
-    def shard_host(index: int) -> str:
-        return f"127.0.0.{2 + index}"
+    def start_pod(self, role: str, index: int) -> None:
+        """As a kubelet starts its container."""
+        place, address = self.directory / f"{role[0]}{index}", self.find_address(role, index)
+        place.mkdir(exist_ok=True)
+        [container] = find_workload(self.manifests, role)["spec"]["template"]["spec"]["containers"]
+        fields = {"status.podIP": address, "metadata.labels['apps.kubernetes.io/pod-index']": str(index)}
 
-    def render_configuration(self, gateway_port: int, edge_port: int | None = None) -> str:
+        def localize(text: str) -> str:
+            text = text.replace("solowire-router", self.find_address("router")).replace("0.0.0.0", address)
+            return text.replace("/data/", f"{place}/").replace("/etc/solowire/", f"{place}/")
+
+        for name, text in find(self.manifests, "ConfigMap", role)["data"].items():
+            (place / name).write_text(text)
+        variables = {name: localize(value) for name, value in read_environment(container, fields).items()}
+        with self.output.open("a") as log:
+            self.started[f"{role}-{index}"] = subprocess.Popen(
+                [sys.executable, "-m", "solowire", *map(localize, container["args"])],
+                env=environment() | variables,
+                cwd=place,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def render_configuration(self, place: Path) -> str:
         """The chart's nginx.conf, at home on loopback."""
-        edge_port = self.edge_port if edge_port is None else edge_port
-        text: str = find(render(self._values), "ConfigMap", "edge")["data"]["nginx.conf"]
+        text: str = find(self.manifests, "ConfigMap", "edge")["data"]["nginx.conf"]
+        gateway = self.find_address("gateway")
         for old, new, count in (
-            ("/tmp/", f"{self.place}/", 6),
-            ("listen 8080 ", f"listen 127.0.0.1:{edge_port} ", 1),
-            ("listen 8081;", f"listen 127.0.0.1:{edge_port + 1};", 1),
-            ("server solowire-gateway:8000 ", f"server 127.0.0.1:{gateway_port} ", 2),
-            (":8001$", f":{self.shard_port}$", 1),
+            ("/tmp/", f"{place}/", 6),
+            (f"listen {HTTP_PORT} ", f"listen {self.edge_host}:{HTTP_PORT} ", 1),
+            (f"listen {HEALTH_PORT};", f"listen {self.edge_host}:{HEALTH_PORT};", 1),
+            ("server solowire-gateway:", f"server {gateway}:", 2),
         ):
             assert text.count(old) == count, old
             text = text.replace(old, new)
         return text
+
+    def api(self, shard: int, token: str | None = None) -> httpx.AsyncClient:
+        """The HTTP API of a shard."""
+        headers = {"authorization": f"Bearer {token}"} if token is not None else {}
+        url = f"http://{self.find_address('shard', shard)}:{API_PORT}"
+        return httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=False)
 
     def stop(self) -> int:
         return max(end(process) for process in reversed(self.started.values()))
