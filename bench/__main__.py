@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import peers
 from bench.cases import (
     aggregation,
+    backplane,
     backpressure,
     compression,
     connections,
@@ -54,7 +55,7 @@ PAGES: dict[str, list[Benchmark]] = {
     ],
     "": [
         *(compression.compression, history.history, sources.sources, security_rules.security_rules),
-        *(tracing.tracing, upgrade.upgrade),
+        *(upgrade.upgrade, tracing.tracing, backplane.backplane),
     ],
 }
 """The cases of each page in their order; under "" those of none."""

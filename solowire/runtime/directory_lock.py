@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
@@ -73,12 +74,12 @@ class DirectoryLock(AbstractContextManager[None]):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            process = file.read().strip() or "unknown"
+            process, _, host = file.read().strip().partition("\n")
             file.close()
-            return process
+            return f"{process} on {host}" if host not in ("", socket.gethostname()) else process or "unknown"
         with suppress(OSError):  # a full disk: then nobody can say who has it
             os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+            os.write(file.fileno(), f"{os.getpid()}\n{socket.gethostname()}\n".encode())
         # One that was moved away with its directory goes on to keep others from there.
         for old in [old for old in self._files if os.fstat(old.fileno()).st_nlink == 0]:
             old.close()

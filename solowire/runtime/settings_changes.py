@@ -10,6 +10,7 @@ from solowire.runtime.settings import Settings
 
 RELOADED = (
     "accepted_secrets",
+    "curve.member_keys",
     "limits.groups",
     "limits.lease_s",
     "limits.max_connections",

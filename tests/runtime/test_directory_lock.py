@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import platform
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +34,17 @@ def is_refused(path: Path) -> bool:
             return False
     except ConfigError:
         return True
+
+
+def test_a_holder_on_another_host_is_named_with_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a volume that several hosts have its number alone would name nobody."""
+    path = tmp_path / "router.lock"
+    with DirectoryLock(path, "a router"):
+        with pytest.raises(ConfigError, match=rf"^a router \(process {os.getpid()}\) already"):
+            DirectoryLock(path, "a router").__enter__()
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+        with pytest.raises(ConfigError, match=rf"^a router \(process {os.getpid()} on {platform.node()}\) already"):
+            DirectoryLock(path, "a router").__enter__()
 
 
 @pytest.mark.parametrize("disturb", [remove_file, replace_file, move_directory])
