@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
-from solowire.errors import ConfigError, RequestRejected
-from solowire.observability.metrics import CONTENT_TYPE
-from solowire.protocol.problem_details import to_http_response
+from solowire.errors import ConfigError
+from solowire.observability.api_server import make_api
 from solowire.runtime.http_server import WebServer, listen
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.system_settings import LOCAL_HOST
 
 logger = structlog.get_logger("solowire.router")
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def start_http_server(
@@ -38,35 +34,7 @@ def start_http_server(
                 raise ConfigError(f"{settings.name_setting(setting)}: {error}") from None
         logger.warning("metrics_unavailable", reason=str(error), hint="set SOLOWIRE_ROUTER__METRICS_PORT")
         return None
-    server = WebServer(_app(metrics, is_ready), sock)
+    server = WebServer(make_api(metrics, lambda: "" if is_ready() else "journal_unavailable"), sock)
     server.start()
     logger.info("router_listening", host=host, port=sock.getsockname()[1])
     return server
-
-
-def _app(metrics: Callable[[], bytes], is_ready: Callable[[], bool]) -> Callable[..., Awaitable[None]]:
-    async def app(scope: Mapping[str, Any], receive: Any, send: Send) -> None:
-        match scope["path"]:
-            case "/metrics":
-                await _answer(send, 200, metrics(), CONTENT_TYPE)
-            case "/readyz" if not is_ready():
-                await _answer(send, 503, b'{"status":"journal_unavailable"}', "application/json")
-            case "/healthz" | "/readyz":
-                await _answer(send, 200, b'{"status":"ok"}', "application/json")
-            case _:
-                there_are = "there are /metrics, /healthz, /readyz"
-                status, headers, body = to_http_response(
-                    RequestRejected(404, "not_found", "there is nothing at this path", there_are)
-                )
-                await _send(send, status, headers, body)
-
-    return app
-
-
-async def _answer(send: Send, status: int, body: bytes, content_type: str) -> None:
-    await _send(send, status, [(b"content-type", content_type.encode())], body)
-
-
-async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

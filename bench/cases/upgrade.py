@@ -37,13 +37,14 @@ METRICS_PORT_OFFSET = SHARDS + GATEWAYS
 def upgrade(case: Case, length: Length) -> None:
     """Every process is restarted in turn, and nobody misses anything.
 
-    A router, {SHARDS} shards and {GATEWAYS} gateways, each a process of its own as under systemd or in pods; {USERS}
-    clients and {PUBLISHERS} publishers of the SDK, each at one gateway, without a balancer before them, and
-    {PER_SECOND} durable events a second that every client wants. Then as an upgrade does it: SIGTERM to one process,
-    and when it has ended it is started again; when it is ready, and {SETTLE_S:g} s later, comes the next. `gap`: the
-    longest time in which a client got nothing, of all clients; publishers that wait for a gateway or the router are in
-    it. `moved`: connections that ended.
-    All cores are shared by servers and load, so that a gap is rather longer than it had to be.
+    A router, {SHARDS} shards and {GATEWAYS} gateways, each a process of its own as under systemd or in pods;
+    {USERS} clients and {PUBLISHERS} publishers of the SDK, each at one gateway, without a balancer before them, and
+    {PER_SECOND} durable events a second that every client wants. Then as an upgrade does it: SIGTERM to one
+    process, and when it has ended it is started again; when it is ready, and {SETTLE_S:g} s later, comes the next.
+    `all at once`: all of them together, as one unit for a whole machine does it. `gap`: the longest time in which a
+    client got nothing, of all clients; publishers that wait for a gateway or the router are in it. `moved`:
+    connections that ended. All cores are shared by servers and load, so that a gap is rather longer than it had to
+    be.
     """
     rounds: dict[str, list[Round]] = {}
     for _ in range(1 if length.is_quick else length.bounded()):
@@ -88,13 +89,15 @@ class _System:
         self._processes[name] = process
         wait_until_ready(lambda: _is_ready(self._ports[name]), process, log, name)
 
-    def restart(self, name: str) -> None:
-        """SIGTERM, and once more as `start`. Raises BenchError."""
-        process = self._processes[name]
-        process.terminate()
-        if process.wait(60):
-            raise BenchError(f"{name} ended with status {process.returncode}")
-        self.start(name)
+    def restart(self, names: Sequence[str]) -> None:
+        """SIGTERM to these at once, and when all have ended each once more as `start`. Raises BenchError."""
+        for name in names:
+            self._processes[name].terminate()
+        for name in names:
+            if status := self._processes[name].wait(60):
+                raise BenchError(f"{name} ended with status {status}")
+        for name in names:
+            self.start(name)
 
     def close(self) -> None:
         for process in reversed(self._processes.values()):
@@ -158,9 +161,12 @@ async def _restart_all(count: int) -> dict[str, Round]:
             raise BenchError(f"{sum(not reader.welcomes for reader in readers)} clients did not get in")
         async with _publish(system, secret) as sent:
             parts = {
-                kind: await _restart_some(system, [name for name in system.commands if name.startswith(kind)], readers)
+                kind: await _restart_some(
+                    system, [[name] for name in system.commands if name.startswith(kind)], readers
+                )
                 for kind in ("router", "gateway", "shard")
             }
+            parts["all at once"] = await _restart_some(system, [[*system.commands]], readers)
         published = sent()
         await wait_until(lambda: all(len(set(reader.numbers)) >= published for reader in readers), TIMEOUT_S)
         await asyncio.sleep(0.5)  # for what should not come
@@ -202,12 +208,15 @@ async def _publish(system: _System, secret: str) -> AsyncIterator[Callable[[], i
         await asyncio.gather(*tasks)
 
 
-async def _restart_some(system: _System, names: Sequence[str], readers: Sequence[_Reader]) -> Round:
-    """The processes of one kind, one after the other."""
+async def _restart_some(system: _System, turns: Sequence[Sequence[str]], readers: Sequence[_Reader]) -> Round:
+    """The processes of each turn together, one turn after the other."""
     since, before = time.perf_counter(), sum(reader.welcomes for reader in readers)
-    for name in names:
-        await asyncio.to_thread(system.restart, name)
+    for names in turns:
+        await asyncio.to_thread(system.restart, names)
+        ready_at = time.perf_counter()
         await asyncio.sleep(SETTLE_S)
+        # Whoever found nobody for long comes back late: that is part of its gap.
+        await wait_until(lambda: all(reader.times[-1] > ready_at for reader in readers), TIMEOUT_S)  # noqa: B023
     until = time.perf_counter()
     gaps = sorted(reader.find_gap(since, until) for reader in readers)
     moved = sum(reader.welcomes for reader in readers) - before

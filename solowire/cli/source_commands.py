@@ -14,6 +14,7 @@ from solowire.cli.bind9_parts import make_bind9_parts
 from solowire.cli.command_options import PathOption, check_texts, load_settings, read_zones, remote
 from solowire.cli.command_tokens import make_token
 from solowire.cli.system_parts import make_forwarders_parts, make_host_parts
+from solowire.errors import ConfigError
 from solowire.model.access import PUBLISH
 from solowire.runtime.settings import Settings
 
@@ -196,6 +197,8 @@ def _run_source(
 ) -> None:
     """Runs one source until it is told to end."""
     from solowire.runtime import process
+    from solowire.runtime.http_server import listen
+    from solowire.runtime.settings.system_settings import LOCAL_HOST
     from solowire.sources.agent.event_outlet import EventOutlet
     from solowire.sources.agent.source_runner import run_source
 
@@ -203,7 +206,13 @@ def _run_source(
         server = settings.source.server or socket.gethostname()
         outlet = EventOutlet(settings.url, make_token(settings, PUBLISH, wished=READ_STEPS), server=server)
         parts = make_parts(settings, outlet)
+        port, api = settings.listen.api_port, None
+        if port is not None:
+            try:
+                api = listen(settings.listen.api_host or LOCAL_HOST, port)
+            except ConfigError as error:
+                raise ConfigError(f"{settings.name_setting('listen.api_port')}: {error}") from None
         async with outlet:
-            await run_source(kind, parts, outlet, stop, url=settings.url, begun=process.report_ready)
+            await run_source(kind, parts, outlet, stop, url=settings.url, begun=process.report_ready, api=api)
 
     process.run(run)

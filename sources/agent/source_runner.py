@@ -7,6 +7,7 @@ A part that breaks by a fault of ours is logged and begun anew, later each time.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -53,12 +54,20 @@ async def run_source(
     *,
     url: str,
     begun: Callable[[], None] = lambda: None,
+    api: socket.socket | None = None,
 ) -> None:
     """Runs all parts until `stop` is set. begun: called when each part runs, or has said what it waits for.
+
+    api: a listening socket for metrics and probes.
 
     Raises ConfigError, PublishRefused: of the part that raised it first.
     """
     source = StatusReporter(kind, outlet)
+    served = None
+    if api is not None:
+        from solowire.sources.agent.source_api import serve_api  # a web server, which most sources do without
+
+        served = serve_api(source, api)
     tasks = [
         asyncio.create_task(_keep_running(part, source.add_part(part.name), stop), name=part.name) for part in parts
     ]
@@ -80,6 +89,8 @@ async def run_source(
         for task in everything:
             task.cancel()
         await asyncio.gather(*everything, return_exceptions=True)
+        if served is not None:
+            await served.finish()
 
 
 async def _keep_running(part: SourcePart, status: PartStatus, stop: asyncio.Event) -> None:

@@ -18,6 +18,9 @@ from solowire.observability.metrics import Metrics
 from solowire.observability.tls_samples import read_tls_samples
 from solowire.runtime.api_client import api_address, api_client
 from solowire.runtime.tls_port import TlsPort
+from solowire.sources.agent.event_outlet import EventOutlet
+from solowire.sources.agent.source_api import make_metrics
+from solowire.sources.agent.source_status import StatusReporter
 from tests.support.certificates import make_tls_port
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
@@ -73,6 +76,14 @@ def render_tls_metrics(process: str, port: TlsPort) -> str:
     return Metrics(process, lambda: read_tls_samples(port)).render().decode().replace(CLOCK.format(process), "")
 
 
+def render_source_metrics() -> str:
+    """What a source says, when it has measured its clock."""
+    source = StatusReporter("host", EventOutlet("http://127.0.0.1:1", "token", server="ns1"))
+    source.add_part("host").set_running()
+    source.clock_skew_ms = 1500.0
+    return make_metrics(source).render().decode()
+
+
 async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -> None:
     """What gateway, shard and router really answer is as Prometheus wants it."""
     promtool = shutil.which("promtool")
@@ -97,7 +108,8 @@ async def test_the_documented_metrics_are_those_that_there_are(
         assert [name for name in names if not name.startswith(f"solowire_{process}_")] == []
     port = make_tls_port(tmp_path)
     tls = {name for process in ("gateway", "shard") for name in names_of(render_tls_metrics(process, port))}
-    assert sorted(table) == sorted({*tls, *(name for names in found.values() for name in names)})
+    told = {*tls, *names_of(render_source_metrics()), *(name for names in found.values() for name in names)}
+    assert sorted(table) == sorted(told)
     for page in (DOCUMENT.parents[1] / "README.md", *DOCUMENT.parent.rglob("*.md")):
         assert [name for name in re.findall(r"`(solowire_\w+)", page.read_text()) if name not in table] == [], page
 

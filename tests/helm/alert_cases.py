@@ -26,6 +26,8 @@ SHARD = 'job="solowire-shard",instance="s:9000",namespace="dns",shard="0"'
 OTHER = 'job="solowire-shard",instance="t:9000",namespace="dns",shard="1"'
 ELSEWHERE = 'job="solowire-router",instance="q:9000",namespace="staging"'
 
+SOURCE = 'job="solowire-source",instance="ns1:9000",kind="bind9",server="ns1"'
+
 MIB = 1024**2
 DAY = 86_400  # promtool begins at the time 0
 INFINITE = " ".join(["Inf"] * 31)
@@ -335,5 +337,23 @@ CASES = [
         35,
         {f"solowire_router_alerts_active{{{ROUTER}}}": "1x90"},
         ({f"solowire_router_alerts_active{{{ROUTER}}}": "1x20 0x2 1x50"},),
+    ),
+    AlertCase(
+        "SolowireSourcePartStands",
+        12,
+        {f'solowire_source_part_running{{{SOURCE},part="zones"}}': "0x40"},
+        ({f'solowire_source_part_running{{{SOURCE},part="zones"}}': "0x10 1 0x30"},),
+    ),
+    AlertCase(
+        "SolowireSourceLoses",
+        5,
+        {f'solowire_source_events_lost_total{{{SOURCE},part="dnstap"}}': "0x4 9x20"},
+        ({f'solowire_source_events_dropped_total{{{SOURCE},part="dnstap"}}': "9x20"},),
+    ),
+    AlertCase(
+        "SolowireSourceClockSkewed",
+        12,
+        {f"solowire_source_clock_skew_seconds{{{SOURCE}}}": "-3x40"},
+        ({f"solowire_source_clock_skew_seconds{{{SOURCE}}}": "1.5x40"},),
     ),
 ]

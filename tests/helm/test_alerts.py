@@ -20,7 +20,7 @@ import yaml
 
 from tests.helm.alert_cases import CASES, Series
 from tests.support.certificates import make_certificate
-from tests.support.system import ANSWER_SECONDS, System, end, free_ports, running
+from tests.support.system import ANSWER_SECONDS, System, end, free_ports, ready, running
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm/solowire/files/alerts.yaml"
@@ -172,8 +172,8 @@ class Watched(NamedTuple):
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     need_tool("prometheus")
     place = tmp_path_factory.mktemp("watched")
-    first = free_ports(4)
-    ports = {"shard-0": first, "shard-1": first + 1, "router": first + 2}
+    first = free_ports(5)
+    ports = {"shard-0": first, "shard-1": first + 1, "router": first + 2, "source": first + 4}
     certificate = make_certificate(place, "127.0.0.1", days=90)
     settings = {
         "SHARD__API_PORT": first,
@@ -184,7 +184,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     trust = ssl.create_default_context(cafile=str(certificate))
     with running(place / "data", shards=2, settings=settings) as system:
         targets = {**ports, "gateway": system.port}
-        jobs = {"router": ["router"], "gateway": ["gateway"], "shard": ["shard-0", "shard-1"]}
+        source = start_source(system, certificate, ports["source"])
+        jobs = {"router": ["router"], "gateway": ["gateway"], "shard": ["shard-0", "shard-1"], "source": ["source"]}
         schemes = dict.fromkeys(targets, "http") | {"gateway": "https"}
         addresses = [f"{schemes[name]}://127.0.0.1:{port}/metrics" for name, port in targets.items()]
         texts = [httpx.get(address, trust_env=False, verify=trust).text for address in addresses]
@@ -208,10 +209,19 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 base_url=f"http://127.0.0.1:{first + 3}", timeout=ANSWER_SECONDS, trust_env=False
             ) as http:
                 found = Watched(system, http, *read_metrics("".join(texts)))
+                found.names.add("solowire_source_clock_skew_seconds")  # which a source says when it has measured it
                 system.wait_until(lambda: has_scraped(found), "Prometheus has scraped all and judged the rules")
                 yield found
         finally:
-            assert end(process) == 0
+            assert (end(process), end(source)) == (0, 0)
+
+
+def start_source(system: System, certificate: Path, port: int) -> subprocess.Popen[str]:
+    """A source of this host, which serves its metrics; returns when it is ready."""
+    system.environment |= {"SOLOWIRE_LISTEN__API_PORT": str(port), "SOLOWIRE_CA_FILE": str(certificate)}
+    source = system.spawn("source", "host", "--url", f"https://127.0.0.1:{system.port}", "--server", "ns1")
+    system.wait_until(lambda: ready(f"http://127.0.0.1:{port}"), "the source is ready")
+    return source
 
 
 def start_prometheus(place: Path, port: int) -> subprocess.Popen[str]:
@@ -244,7 +254,7 @@ def has_scraped(watched: Watched) -> bool:
         rules = [rule for group in watched.ask("rules")["groups"] for rule in group["rules"]]
     except (httpx.HTTPError, AssertionError, json.JSONDecodeError):
         return False
-    return len(up) == 4 and len(rules) == len(read_rules()) and all(rule["health"] == "ok" for rule in rules)
+    return len(up) == 5 and len(rules) == len(read_rules()) and all(rule["health"] == "ok" for rule in rules)
 
 
 def test_every_metric_that_is_named_exists(watched: Watched) -> None:
