@@ -23,7 +23,7 @@ from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
 from solowire.observability.process_tracer import open_tracer
-from solowire.observability.tracer import count_spans
+from solowire.observability.tracer import read_trace_samples
 from solowire.router import http as web
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.history_thread import HistoryThread
@@ -254,7 +254,7 @@ class _RouterServer:
         yield "backplane_connections_accepted_total", "TCP connections to the backplane's port.", accepted
         yield "backplane_connections_authenticated_total", "Those of them that showed a member's key.", authenticated
         yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
-        yield from count_spans(self._tracer)
+        yield from read_trace_samples(self._tracer)
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""

@@ -63,7 +63,7 @@ class TracerSettings(NamedTuple):
     ratio: float
 
 
-def count_spans(tracer: Tracer | None) -> Iterator[tuple[str, str, float]]:
+def read_trace_samples(tracer: Tracer | None) -> Iterator[tuple[str, str, float]]:
     """What /metrics shows of them."""
     exported, dropped = (tracer.exported_count, tracer.dropped_count) if tracer is not None else (0, 0)
     yield "trace_spans_exported_total", "Spans that the collector has taken.", exported

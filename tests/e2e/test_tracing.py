@@ -147,6 +147,27 @@ async def test_what_is_not_recorded_has_no_span(system: System, receiver: OtlpRe
     assert receiver.list_trace(trace_id) == []
 
 
+async def test_who_may_not_publish_makes_no_span(system: System, receiver: OtlpReceiver) -> None:
+    """Nor does a request with two trace contexts; one that is refused for what is in it has its span, with the code."""
+    stranger, stranger_id, _ = make_traceparent()
+    reader, reader_id, _ = make_traceparent()
+    twice, twice_id, _ = make_traceparent()
+    wrong, wrong_id, _ = make_traceparent()
+    event = {"type": "custom.x", "data": {}}
+    async with system.http() as http:
+        assert (await http.post("/v1/events", json=event, headers={"traceparent": stranger})).status_code == 401
+    async with system.http(system.token("reader", "viewer")) as http:
+        assert (await http.post("/v1/events", json=event, headers={"traceparent": reader})).status_code == 403
+    async with system.http(system.token("publisher", "publisher")) as http:
+        both = [("traceparent", twice), ("traceparent", twice)]
+        assert (await http.post("/v1/events", json=event, headers=both)).status_code == 200
+        refused = await http.post("/v1/events", json={"type": "nothing"}, headers={"traceparent": wrong})
+        assert refused.status_code == 400
+    await until(lambda: bool(receiver.list_trace(wrong_id)))
+    assert [(span.name, span.error) for span in receiver.list_trace(wrong_id)] == [("publish", "invalid_events")]
+    assert [receiver.list_trace(one) for one in (stranger_id, reader_id, twice_id)] == [[], [], []]
+
+
 async def test_events_of_one_request_have_traces_of_their_own(system: System, receiver: OtlpReceiver) -> None:
     """An event's own trace context counts before that of its request, also one that says: not sampled."""
     header, header_id, header_span = make_traceparent()
@@ -186,6 +207,8 @@ async def test_who_comes_back_makes_no_new_spans(system: System, receiver: OtlpR
         session = await come_back(system, stack, user, hello)
         assert [found["id"] for found in await session.events(1)] == [event["id"]]
         await post(system, event, traceparent=text)
+        await post(system, {"type": "custom.x", "data": {}})
+        await session.events(1)  # from here on it has what all have
         newer, newer_id, _ = make_traceparent()
         await post(system, {"type": "custom.x", "data": {}}, traceparent=newer)
         await session.events(1)

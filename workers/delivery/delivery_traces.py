@@ -3,8 +3,8 @@
 What it keeps true: only an event that the router says is recorded is followed, MAX_FOLLOWED at a time and for
 FOLLOW_SECONDS; at that bound a new one is not followed, and counted. It has one span for the wait until its first frame
 (`flush`), and beneath it one for the first write of such a frame and one for the last, whatever number of feeds and
-connections gets it. Whoever is behind reads it later from the log, and is not waited for. A shard that follows nothing
-asks once for each frame of a feed, and never for a connection.
+connections gets it. Whoever is behind and can't be given it in the same turn reads it later from the log, and is not
+waited for. A shard that follows nothing asks once for each frame of a feed, and never for a connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import islice
 
 from solowire.fanout.feed import Feed
 from solowire.fanout.feed_index import FeedIndex
+from solowire.fanout.reader import Reader
 from solowire.fanout.recent_log import Entry, RecentLog
 from solowire.observability.tracer import Span, Tracer
 from solowire.workers.connections.connection import Connection
@@ -61,8 +62,11 @@ class DeliveryTraces:
         self._users = users
         self._sockets = sockets
         self.followed: list[FollowedEvent] = []
+        # Of the flush that is under way: when it began, who was behind and where, its write (began, first ended, last
+        # ended), and to how many.
         self._flush_began_at = 0
-        self._write: tuple[int, int, int] | None = None  # of this flush: began, first ended, last ended
+        self._behind: list[tuple[Reader, int]] = []
+        self._write: tuple[int, int, int] | None = None
         self._connection_count = 0
 
     def follow(self, traces: Iterable[tuple[int, str]]) -> None:
@@ -75,10 +79,14 @@ class DeliveryTraces:
             if len(self.followed) >= MAX_FOLLOWED:
                 self._tracer.drop_span()
                 continue
+            try:
+                feeds = self._find_feeds(entry)
+            except Exception:  # noqa: S112 - the event router has told of it, and passed it over
+                continue
             span = self._tracer.start_span("flush", traceparent, at)
             if span is None:
                 continue
-            event = FollowedEvent(entry, span, at, self._find_feeds(entry))
+            event = FollowedEvent(entry, span, at, feeds)
             event.feeds = {feed for feed in event.feeds if self._is_pending(event, feed)}
             if event.feeds:
                 self.followed.append(event)
@@ -103,9 +111,10 @@ class DeliveryTraces:
         readers = (feed.behind.get(connection) for connection in self._list_connections(event.user))
         return any(reader is not None and reader.offset < event.offset for reader in readers)
 
-    def begin_flush(self) -> None:
-        """A feed is about to be flushed."""
+    def begin_flush(self, feed: Feed[Connection]) -> None:
+        """The feed is about to be flushed."""
         self._flush_began_at = self._tracer.read_clock()
+        self._behind = [(reader, reader.offset) for reader in feed.unparked.values()]
         self._write = None
         self._connection_count = 0
 
@@ -128,7 +137,7 @@ class DeliveryTraces:
             if feed not in event.feeds or self._is_pending(event, feed):
                 continue
             event.feeds.discard(feed)
-            self._note_write(event, feed)
+            self._note_write(event)
             if not event.feeds:
                 finished.append(event)
         if finished:
@@ -137,19 +146,21 @@ class DeliveryTraces:
             for event in finished:
                 self._finish(event, at)
 
-    def _note_write(self, event: FollowedEvent, feed: Feed[Connection]) -> None:
-        if event.user is not None:  # it went to that user's connections, which are behind on purpose
-            began_at = self._flush_began_at
-            first_at = last_at = self._tracer.read_clock()
-            event.connection_count += sum(c.feed is feed for c in self._list_connections(event.user))
-        elif self._write is not None:
+    def _note_write(self, event: FollowedEvent) -> None:
+        """Takes note of the writes of this flush in which the event was."""
+        # Whom an event is for alone is behind on purpose; some others are, and were given it all the same.
+        caught_up_count = sum(before < event.offset <= reader.offset for reader, before in self._behind)
+        writes: list[tuple[int, int]] = []
+        if event.user is None and self._write is not None:
             began_at, first_at, last_at = self._write
+            writes += [(began_at, first_at), (began_at, last_at)]
             event.connection_count += self._connection_count
-        else:
-            return
-        if event.first is None:
-            event.first = (began_at, first_at)
-        event.last = (began_at, last_at)
+        if caught_up_count:
+            writes.append((self._flush_began_at, self._tracer.read_clock()))
+            event.connection_count += caught_up_count
+        if writes:
+            event.first = event.first or writes[0]
+            event.last = writes[-1]
 
     def forget_old(self) -> None:
         """Follows no longer what has waited for so long: it has been held back, or its feed has gone."""

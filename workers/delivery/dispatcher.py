@@ -187,7 +187,7 @@ class Dispatcher:
     def _send_pending(self, feed: Feed[Connection], now: float) -> None:
         traces = self._traces if self._traces is not None and self._traces.followed else None
         if traces is not None:
-            traces.begin_flush()
+            traces.begin_flush(feed)
         before = feed.head
         frame = feed.flush(now)
         if frame.payload is not None and feed.current:

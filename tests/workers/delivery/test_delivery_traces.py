@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from solowire.model.trace_context import TraceContext
 from solowire.observability.memory_tracer import MemorySpan, MemoryTracer
 from solowire.workers.delivery.delivery_traces import FOLLOW_SECONDS, MAX_FOLLOWED
@@ -74,6 +76,19 @@ def test_an_event_for_one_user_is_followed_to_that_users_connections() -> None:
     b.wait(1)
     assert b.spans["flush"].attributes["solowire.connection_count"] == 1
     assert "first write" in b.spans
+
+
+def test_who_is_behind_and_given_it_in_the_same_turn_is_counted() -> None:
+    """As one who has an event of their own in the same frame; the last write is theirs."""
+    b = TracedShard()
+    b.connect("alice", "admin", subscriptions=["custom.*"])
+    b.connect("ben", "admin", subscriptions=["custom.*"])
+    b.publish("custom.x", {})
+    b.deliver(b.make_event("custom.x", {}, user="alice"))
+    b.publish_traced()
+    b.wait(1)
+    assert b.spans["flush"].attributes["solowire.connection_count"] == 2
+    assert b.spans["last write"].ended_at > b.spans["first write"].ended_at
 
 
 def test_what_nobody_wants_has_a_flush_alone() -> None:
@@ -147,6 +162,23 @@ def test_only_so_many_are_followed_at_a_time() -> None:
     b.wait(2)
     assert len(b.tracer.spans) == 3 * MAX_FOLLOWED
     assert len(b.read_events(alice)) == MAX_FOLLOWED + 6
+
+
+def test_an_event_that_can_not_be_matched_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed over, as ever, and the events behind it go on their way."""
+    b = TracedShard()
+    alice = b.connect("alice", "admin", subscriptions=["custom.*"])
+
+    def fail(entry: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(b.shard.feeds, "matching", fail)
+        b.publish_traced()
+    b.publish_traced()
+    b.wait(1)
+    assert len(b.read_events(alice)) == 1
+    assert list(b.spans) == ["flush", "first write", "last write"]
 
 
 def test_what_is_not_told_of_is_not_followed() -> None:
