@@ -214,6 +214,17 @@ async def test_helm_test_succeeds(edge: EdgeSystem) -> None:
     assert b"got the event that was published" in said
 
 
+async def test_the_notes_command_makes_an_administrators_token(edge: EdgeSystem) -> None:
+    """In a gateway's pod, as `kubectl exec` runs it; the edge lets its bearer ask for statistics, also of one shard."""
+    command = (sys.executable, "-m", "solowire", "token", "--user", "admin", "--role", "admin")
+    made = await asyncio.create_subprocess_exec(
+        *command, env=edge.environments["gateway-0"], stdout=asyncio.subprocess.PIPE
+    )
+    token, _ = await made.communicate()
+    async with edge_client(edge, token.decode().strip()) as http:
+        assert (await http.get("/v1/stats/shards/1")).json()["slowest"] is not None
+
+
 async def test_old_paths_go_to_their_owners(edge: EdgeSystem) -> None:
     """An old frontend's paths, its page at the path of both protocols, and who has a token alone: no relay either."""
     for path in OLD_PATHS:

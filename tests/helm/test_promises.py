@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
+from solowire.observability import process_tracer
 from tests.helm.cases import CASES, EVERYTHING
 from tests.support.chart import (
     CHART,
@@ -19,6 +20,7 @@ from tests.support.chart import (
     Manifest,
     find,
     find_workload,
+    load_chart,
     merge,
     render,
     render_texts,
@@ -270,14 +272,17 @@ def test_prometheus_and_grafana_get_the_files() -> None:
 
 
 def test_tracing_is_off_unless_it_has_an_endpoint() -> None:
-    """Then each role has the standard variables, with a name of its own."""
+    """Then each role has variables that its tracer takes, every sampler included."""
     assert "OTEL_" not in json.dumps(render())
-    manifests = render({"tracing": {"endpoint": "http://collector:4318"}})
-    for role in ("router", "gateway", "shard"):
-        [container] = find_workload(manifests, role)["spec"]["template"]["spec"]["containers"]
-        variables = {v["name"]: v.get("value") for v in container["env"]}
-        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
-        assert variables["OTEL_SERVICE_NAME"] == f"solowire-{role}"
+    samplers = load_chart().schema["properties"]["tracing"]["properties"]["sampler"]["enum"]  # type: ignore[index]
+    assert set(samplers) == set(process_tracer._SAMPLERS)
+    for sampler in samplers:
+        manifests = render({"tracing": {"endpoint": "http://collector:4318", "sampler": sampler}})
+        for role in ("router", "gateway", "shard"):
+            [container] = find_workload(manifests, role)["spec"]["template"]["spec"]["containers"]
+            variables = {v["name"]: v.get("value", "") for v in container["env"]}
+            assert process_tracer.read_tracer_settings(variables) is not None
+            assert "k8s.namespace.name=live" in variables["OTEL_RESOURCE_ATTRIBUTES"]
 
 
 def test_the_router_keeps_its_log() -> None:

@@ -31,7 +31,11 @@ from tests.support.chart import (
 ROOT = CHART.parents[1]
 ROLES = {"router": "router", "gateway": "gateway", "shard": "workers"}
 """The roles that read settings files, and the folders of their code."""
-FIELDS = {"status.podIP": "10.1.2.3", "metadata.labels['apps.kubernetes.io/pod-index']": "1"}
+FIELDS = {
+    "metadata.name": "solowire-x",
+    "status.podIP": "10.1.2.3",
+    "metadata.labels['apps.kubernetes.io/pod-index']": "1",
+}
 
 
 def load_role(manifests: list[Manifest], role: str, folder: Path, patch: pytest.MonkeyPatch) -> Settings:

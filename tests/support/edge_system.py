@@ -48,6 +48,7 @@ class EdgeSystem(System):
         self.url = f"http://{self.find_address('gateway')}:{GATEWAY_PORT}"
         self.directory = directory
         self.started: dict[str, subprocess.Popen[str]] = {}
+        self.environments: dict[str, dict[str, str]] = {}
         own = {
             "host": self.edge_host,
             "tls": {"enabled": False},
@@ -82,7 +83,11 @@ class EdgeSystem(System):
         place, address = self.directory / f"{role[0]}{index}", self.find_address(role, index)
         place.mkdir(exist_ok=True)
         [container] = find_workload(self.manifests, role)["spec"]["template"]["spec"]["containers"]
-        fields = {"status.podIP": address, "metadata.labels['apps.kubernetes.io/pod-index']": str(index)}
+        fields = {
+            "metadata.name": f"solowire-{role}-{index}",
+            "status.podIP": address,
+            "metadata.labels['apps.kubernetes.io/pod-index']": str(index),
+        }
 
         def localize(text: str) -> str:
             text = text.replace("solowire-router", self.find_address("router")).replace("0.0.0.0", address)
@@ -91,10 +96,11 @@ class EdgeSystem(System):
         for name, text in find(self.manifests, "ConfigMap", role)["data"].items():
             (place / name).write_text(text)
         variables = {name: localize(value) for name, value in read_environment(container, fields).items()}
+        self.environments[f"{role}-{index}"] = environment() | variables
         with self.output.open("a") as log:
             self.started[f"{role}-{index}"] = subprocess.Popen(
                 [sys.executable, "-m", "solowire", *map(localize, container["args"])],
-                env=environment() | variables,
+                env=self.environments[f"{role}-{index}"],
                 cwd=place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

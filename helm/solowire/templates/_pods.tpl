@@ -90,8 +90,11 @@ topologySpreadConstraints:
   value: {{ .sampler | quote }}
 - name: OTEL_TRACES_SAMPLER_ARG
   value: {{ .samplerArg | quote }}
-- name: OTEL_SERVICE_NAME
-  value: solowire-{{ $.role }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name={{ $.root.Release.Namespace }},k8s.pod.name=$(POD_NAME)
 {{- end }}
 {{- end }}
 {{- end -}}
