@@ -174,6 +174,8 @@ class EventsEndpoint:
             for event in parsing:
                 if event is not None:
                     weight += weigh_event(event)
+                    if trace is not None:
+                        event = trace.mark_event(event)
                 yield event
 
         try:
@@ -187,7 +189,7 @@ class EventsEndpoint:
         if room.is_evicted:
             raise self._gateway.publish_limiter.reject_slow(room)
         demoted = self.criticals.demote_excess(identity.user, events, asyncio.get_running_loop().time())
-        traces = trace.mark_events(events) if trace is not None else []
+        traces = trace.list_traces() if trace is not None else []
         return self._gateway.send_events(identity, events, weight, room, traces), count_types(events), demoted
 
     async def _decode(self, body: bytes, encoding: str, identity: Identity, room: Reservation) -> bytes:

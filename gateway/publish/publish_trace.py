@@ -25,13 +25,15 @@ _REQUEST: Attributes = {"http.request.method": "POST", "http.route": "/v1/events
 class PublishTrace:
     """Of one request. header: its `traceparent`, as it was sent; "" if there is none."""
 
-    __slots__ = ("_began_at", "_parent", "_spans", "_tracer")
+    __slots__ = ("_began_at", "_event_count", "_parent", "_spans", "_tracer", "_traces")
 
     def __init__(self, tracer: Tracer, header: str) -> None:
         self._tracer = tracer
         self._began_at = tracer.read_clock()
         self._parent = self._choose_parent(parse_traceparent(header) if header else None)
         self._spans: dict[str, Span | None] = {}  # by what they are beneath; None: there was no room for it
+        self._traces: dict[str, EventTrace] = {}  # by what their events carry
+        self._event_count = 0
 
     def _choose_parent(self, context: TraceContext | None) -> str | None:
         """What a span is to be beneath, "" for a trace of its own; None if it is not recorded."""
@@ -39,21 +41,23 @@ class PublishTrace:
             return None
         return "" if context is None else context._replace(is_sampled=True).traceparent
 
-    def mark_events(self, events: list[Event]) -> list[EventTrace]:
-        """Has each of the request's events carry the span that it is of, or none; and says which are of which."""
-        if self._parent is None and not any(event.traceparent for event in events):
-            return []
-        traces: dict[str, EventTrace] = {}
-        for index, event in enumerate(events):
-            traceparent = self._find_traceparent(event)
-            if event.traceparent != traceparent:
-                events[index] = msgspec.structs.replace(event, traceparent=traceparent)
-            if traceparent is not None:
-                trace = traces.setdefault(traceparent, EventTrace(traceparent, 0, []))
-                trace.count += 1
-                if len(trace.indexes) < MAX_INDEXES:
-                    trace.indexes.append(index)
-        return list(traces.values())
+    def mark_event(self, event: Event) -> Event:
+        """The next event of the request, as it is to go on: with the span that it is of, or with none."""
+        index = self._event_count
+        self._event_count += 1
+        if self._parent is None and event.traceparent is None:
+            return event
+        traceparent = self._find_traceparent(event)
+        if traceparent is not None:
+            trace = self._traces.setdefault(traceparent, EventTrace(traceparent, 0, []))
+            trace.count += 1
+            if len(trace.indexes) < MAX_INDEXES:
+                trace.indexes.append(index)
+        return event if event.traceparent == traceparent else msgspec.structs.replace(event, traceparent=traceparent)
+
+    def list_traces(self) -> list[EventTrace]:
+        """Which of the events that were marked are of which trace."""
+        return list(self._traces.values())
 
     def _find_traceparent(self, event: Event) -> str | None:
         """What the event is to carry."""
