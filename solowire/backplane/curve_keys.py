@@ -18,9 +18,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import zmq
-from zmq.utils import z85
-
 SEED_CHARACTERS = 32
 """A seed of fewer could be guessed, away from us and at any pace, by who has seen one handshake."""
 
@@ -55,6 +52,8 @@ def make_pair() -> tuple[str, str]:
 
     Both begin with a letter or a digit and hold no `$`, so that shells, `.env` files and YAML take them as they are.
     """
+    import zmq
+
     while True:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         if not _AWKWARD.search(public) and not _AWKWARD.search(secret):
@@ -63,6 +62,8 @@ def make_pair() -> tuple[str, str]:
 
 def find_public_key(secret: str) -> str:
     """The public key that belongs to a secret one. Raises ValueError if the text is no key."""
+    import zmq  # where it is needed: settings are read by commands that send nothing
+
     if not is_key(secret):
         raise ValueError("it is no key: 40 characters, as `solowire keys` makes them")
     try:
@@ -82,4 +83,6 @@ def derive_member_keys(seeds: Sequence[str]) -> MemberKeys:
 
 
 def _derive(seed: str, person: bytes) -> str:
+    from zmq.utils import z85
+
     return z85.encode(hashlib.blake2b(seed.encode(), digest_size=32, person=person).digest()).decode()

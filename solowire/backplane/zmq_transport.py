@@ -30,6 +30,7 @@ from solowire.backplane.connection_monitor import CONNECTED, DENIED, DISCONNECTE
 from solowire.backplane.curve_gate import CurveGate
 from solowire.backplane.curve_keys import MemberKeys, RouterKeys, find_public_key
 from solowire.backplane.host_lookup import Endpoint, HostLookup, find_endpoints
+from solowire.backplane.messages import MAX_TCP_MESSAGE_BYTES
 from solowire.backplane.socket_reader import SocketReader
 from solowire.errors import ConfigError
 
@@ -44,16 +45,14 @@ HANDSHAKE_SECONDS = 3.0
 """So long a stranger may hold a connection over TCP without having shown a key."""
 TRY_SECONDS = 2.0
 """A peer that finds no router tries the next of its addresses, and of the router's keys, after so long."""
-MAX_MESSAGE_BYTES = 64 * 2**20
-"""What one message may have over TCP. A stranger is stopped by it, too: what it sends before it has shown a key is held
-no longer than HANDSHAKE_SECONDS."""
 
 _TCP_OPTIONS = {
     zmq.HEARTBEAT_IVL: 1000,
     zmq.HEARTBEAT_TIMEOUT: int(1000 * DEAD_SECONDS),
     zmq.HEARTBEAT_TTL: int(1000 * DEAD_SECONDS),
     zmq.HANDSHAKE_IVL: int(1000 * HANDSHAKE_SECONDS),
-    zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+    # It stops strangers, too: what they send before they have shown a key is held for HANDSHAKE_SECONDS at most.
+    zmq.MAXMSGSIZE: MAX_TCP_MESSAGE_BYTES,
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
     zmq.TCP_KEEPALIVE_INTVL: 5,
@@ -240,8 +239,8 @@ class PeerSocket(_Socket):
         made = self._make_socket(zmq.DEALER, is_tcp=self._tried is not None)
         made.set(zmq.IDENTITY, self._name)
         made.set(zmq.IMMEDIATE, 1)  # queue only for a router that is there: else say so at once
-        made.set(zmq.RECONNECT_IVL, 50)
-        made.set(zmq.RECONNECT_IVL_MAX, 500)
+        made.set(zmq.RECONNECT_IVL, 50 if self._tried is None else 200)  # with a wrong key it goes on for ever
+        made.set(zmq.RECONNECT_IVL_MAX, 500 if self._tried is None else 1000)
         if self._tried is not None and self._keys is not None:
             router, found = self._tried
             made.set(zmq.IPV6, int(found.is_ipv6))

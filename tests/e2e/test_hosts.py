@@ -216,6 +216,12 @@ async def test_a_shard_that_is_cut_off_and_a_router_that_moves(cluster: Cluster)
         await cluster.until(lambda: cluster.are_in_the_ring(0, 1), "it is back")
         await cluster.until(cluster.has_converged, "each user is at its shard again")
 
+        for other in (
+            "shard-0",
+            "shard-1",
+            "gateway",
+        ):  # its host is gone, and nobody is told that connections are over
+            network.part("router-a", other)
         end(cluster.processes["router"], signal.SIGKILL)
         count = len(acknowledged)
         network.name_addresses({"router.test": network.ipv6_address("router-b")})
@@ -234,7 +240,8 @@ async def test_a_shard_that_is_cut_off_and_a_router_that_moves(cluster: Cluster)
 
 
 async def test_two_hosts_with_one_shard(cluster: Cluster) -> None:
-    """The one that came later waits and says so, and nobody is disturbed; when the first has ended it is the shard."""
+    """The one that came later waits and says so, and nobody is disturbed. When the first is cut off it is the shard;
+    when the first is back, that ends, rather than take the place back, and its users go to the other."""
     network = cluster.network
     network.name_addresses({"router.test": network.address("router-a")})
     cluster.start_router("router-a")
@@ -249,14 +256,17 @@ async def test_two_hosts_with_one_shard(cluster: Cluster) -> None:
         await cluster.until(lambda: says(log, "shard_index_taken"), "it waits")
         assert (await cluster.shards())[0]["address"] == first
         assert client.session == session
-        end(cluster.processes.pop("shard-0"), signal.SIGKILL)
-        await cluster.until(lambda: cluster.are_in_the_ring(0), "it is the shard")
+        network.part("router-a", "shard-0")
         address = f"{network.address('shard-1')}:8001"
         await cluster.until(lambda: is_at(cluster, address), "the other one is the shard")
+        network.join("router-a", "shard-0")
+        assert await asyncio.to_thread(cluster.processes.pop("shard-0").wait, READY_SECONDS) == 1
+        assert await is_at(cluster, address)
         async with cluster.http(sign(SECRET, "publisher", "publisher")) as http:
             assert (await http.post("/v1/events", json={"type": "custom.here", "data": {}})).status_code == 200
         async with asyncio.timeout(ANSWER_SECONDS):
             assert (await anext(aiter(client))).type == "custom.here"
+            assert client.session != session
     assert second.poll() is None
 
 

@@ -12,9 +12,14 @@ WILDCARD_FAULT = "stands for all addresses of this machine, and the other hosts 
 LOOPBACK_FAULT = "can't be reached from other hosts"
 
 
+def strip_brackets(text: str) -> str:
+    """An IPv6 address that is written as in a URL without its brackets; anything else as it is."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
 def check_host(text: str) -> str:
     """An address or a name; an IPv6 address without its brackets. Raises ValueError."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    bare = strip_brackets(text)
     if ":" in bare:
         try:
             ip_address(bare)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from solowire.runtime.settings.hosts import check_host
+from solowire.runtime.settings.hosts import check_host, strip_brackets
 from solowire.runtime.settings.section import Section, TextList, make_conflict
 
 _ORIGIN = re.compile(  # RFC 6454, section 6.2
@@ -57,7 +57,11 @@ class ListenSettings(Section):
         "hosts: host",
     )
     api_port: int | None = Field(
-        None, ge=0, le=65535, description="this one process's API port; default: as `router` and `shard` say"
+        None,
+        ge=0,
+        le=65535,
+        description="API port of this one router or shard; default: as `router` and `shard` say; "
+        "gateways have theirs on their own port",
     )
     tls_certificate_file: Path | None = Field(
         None, description="PEM with the certificate and its chain: gateways and shards speak TLS to clients"
@@ -74,6 +78,11 @@ class ListenSettings(Section):
                     "a port if that is not the usual one, and nothing behind it; * alone allows all"
                 )
         return value
+
+    @field_validator("api_host")
+    @classmethod
+    def _has_no_brackets(cls, value: str | None) -> str | None:
+        return None if value is None else strip_brackets(value)
 
     @field_validator("advertised_host")
     @classmethod

@@ -52,6 +52,7 @@ def test_what_stands_for_all_addresses_and_for_the_machine_itself() -> None:
         ({"host": "127.0.0.1"}, "127.0.0.1"),
         ({"host": "0.0.0.0"}, "127.0.0.1"),
         ({"host": "::"}, "::1"),
+        ({"host": "[fd00::5]", "backplane": TCP}, "fd00::5"),
     ],
 )
 def test_the_address_that_others_are_told(options: dict[str, Any], host: str) -> None:
