@@ -9,7 +9,7 @@ BENCH ?=
 LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test chaos overload check format bench bench-compare load docs chart pictures system-packages
+.PHONY: help install up test test-kubernetes chaos overload check format bench bench-compare load docs chart pictures system-packages
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -33,6 +33,9 @@ up: .venv/serves ## the whole system on this machine; UP="--port 9000 --shards 4
 
 test: install system-packages ## all tests, three files at a time, real processes and a real named included; TEST="tests/router" chooses
 	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST)
+
+test-kubernetes: install ## the chart in a cluster of its own, on this machine as root; its programs are built once, in an hour; TEST="-k killed"
+	@$(BIN)/python -m tests.kubernetes $(TEST)
 
 chaos: install ## kills, stops and cuts a running system, and proves that nobody missed anything; CHAOS="--seed 7 --runs 10"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
