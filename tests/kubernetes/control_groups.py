@@ -11,7 +11,8 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _NAME = "solowire-tests"
-CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
+"""The hierarchies; the last has no controller, and is the kubelet's and runc's all the same."""
 REMOVE_SECONDS = 30.0
 
 
@@ -50,7 +51,8 @@ def make_group(path: Path) -> None:
 def _find_own() -> list[Path]:
     """This process's own group of each controller. Raises RuntimeError where there are none of version 1."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    homes = [_ROOT / names / place.lstrip("/") for _, names, place in lines if names in CONTROLLERS]
+    places = {name.removeprefix("name="): place.lstrip("/") for _, name, place in lines}
+    homes = [_ROOT / name / places[name] for name in CONTROLLERS if name in places]
     if len(homes) != len(CONTROLLERS) or not all(home.is_dir() for home in homes):
         raise RuntimeError("this machine has no control groups of version 1, which containerd 1.6 needs")
     return homes

@@ -22,6 +22,8 @@ from tests.kubernetes.cluster import Cluster, Pod
 from tests.kubernetes.machine import ADDRESS
 
 METRIC = "solowire_connections"
+SERIES = "solowire_shard_connections"
+"""What shards call it."""
 PORT = 6444
 _GROUP, _VERSION = "custom.metrics.k8s.io", "v1beta2"
 _PATH = re.compile(rf"/apis/{_GROUP}/{_VERSION}/namespaces/([^/]+)/pods/\*/{METRIC}")
@@ -117,4 +119,4 @@ def _describe_value(namespace: str, pod: str, value: float) -> dict[str, Any]:
 
 def _scrape(address: str) -> float:
     text = httpx.get(f"http://{address}:9000/metrics", timeout=2, trust_env=False, verify=False).text
-    return sum(float(value) for value in re.findall(rf"^{METRIC}(?:\{{.*\}})? (\S+)$", text, re.M))
+    return sum(float(value) for value in re.findall(rf"^{SERIES}(?:\{{.*\}})? (\S+)$", text, re.M))

@@ -75,11 +75,10 @@ def _mount_control_groups() -> None:
     _run("mount", "-t", "tmpfs", "cgroups", root)
     for name in CONTROLLERS:
         (root / name).mkdir()
-        _run("mount", "-t", "cgroup", "-o", name, name, root / name)
+        options = "none,name=systemd" if name == "systemd" else name
+        _run("mount", "-t", "cgroup", "-o", options, name, root / name)
         for node in NODES:
             make_group(root / name / node)
-    (root / "systemd").mkdir()
-    _run("mount", "-t", "cgroup", "-o", "none,name=systemd", "systemd", root / "systemd")
 
 
 def _run(*command: str | Path) -> None:

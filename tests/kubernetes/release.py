@@ -52,12 +52,14 @@ class Release:
     async def count_connections(self) -> dict[str, float]:
         """Of each shard's pod."""
         pods = (await self.cluster.list_pods("shard")).values()
-        return {pod.name: await read_metric(pod.address, 9000, "solowire_connections") for pod in pods}
+        return {pod.name: await read_metric(pod.address, 9000, "solowire_shard_connections") for pod in pods}
 
     async def count_relayed(self) -> float:
         """WebSockets that gateways carry themselves since the edge did not: there should be none."""
         pods = (await self.cluster.list_pods("gateway")).values()
-        return sum([await read_metric(pod.address, 8000, "solowire_relayed_connections_opened_total") for pod in pods])
+        return sum(
+            [await read_metric(pod.address, 8000, "solowire_gateway_relayed_connections_opened_total") for pod in pods]
+        )
 
 
 async def install_release(cluster: Cluster) -> Release:
