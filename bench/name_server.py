@@ -49,7 +49,6 @@ class NameServer:
         conf = folder / "named.conf"
         conf.write_text(_CONF.format(folder=folder, port=self._port, host=HOST, socket=dnstap))
         (folder / "z.zone").write_text(_ZONE)
-        self._queries.write_text("".join(f"h{n}.{'a' if n % 3 else 'b'}.z.example A\n" for n in range(_NAMES)))
         command = [installed("named"), "-f", "-n", "1", "-c", str(conf)]
         self._process = start_program(command, folder, self._log, None, self._cores)
 
@@ -60,8 +59,10 @@ class NameServer:
     def __exit__(self, *_: object) -> None:
         end_tree(self._process)
 
-    async def ask(self, rate: int, seconds: float) -> int:
-        """Asks so many queries a second; returns how many were sent."""
+    async def ask(self, rate: int, seconds: float, label: str = "warm") -> int:
+        """Asks so many queries a second; returns how many were sent. label: in each name, so that they can be told."""
+        names = (f"h{n}.{label}.{'a' if n % 3 else 'b'}.z.example A\n" for n in range(_NAMES))
+        self._queries.write_text("".join(names))
         options = ["-s", HOST, "-p", str(self._port), "-d", str(self._queries), "-Q", str(rate), "-l", f"{seconds:g}"]
         dnsperf = await asyncio.create_subprocess_exec(
             installed("dnsperf"), *options, stdout=asyncio.subprocess.PIPE, preexec_fn=place_on(self._cores)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from bench.machine import LOAD_CORES, BenchError, cpu_seconds, end_tree, place_on
-from bench.measure import Round, Usage, make_row
+from bench.measure import SETTLE_S, Round, Usage, make_row
 from bench.name_server import NameServer, find_missing
 from bench.receiver import percentiles_of
 from bench.registry import Length, benchmark
@@ -31,8 +31,8 @@ ARRIVE_TIMEOUT_S = 15.0
 SETTINGS = {**NO_PUBLISH_LIMIT, "SHARD__AGGREGATION__EVENTS_PER_S": 1_000_000}
 ROLES = ("gateway", "router", "shard")
 
-Send = Callable[[], Awaitable[tuple[int, list[str]]]]
-"""Sends the queries of one round; gives their number, and faults."""
+Send = Callable[[str], Awaitable[tuple[int, list[str]]]]
+"""Sends the queries of one round, told its label; gives their number, and faults."""
 
 
 @benchmark()
@@ -50,13 +50,14 @@ def sources(case: Case, length: Length) -> None:
     units = {"agent, CPU per query": "µs"}
     with Solowire(settings=SETTINGS) as system, _Agent(system) as agent:
 
-        def run(send: Send) -> list[Round]:
-            return [asyncio.run(_run(system, agent, seconds, send)) for _ in range(length.bounded())]
+        def run(send: Send, label: str = "") -> list[Round]:
+            labels = [f"{label}{number}" if label else "" for number in range(length.bounded())]
+            return [asyncio.run(_run(system, agent, seconds, send, label)) for label in labels]
 
-        asyncio.run(_run(system, agent, 1.0, lambda: _send_frames(agent, RATES[0], 1.0)))  # warms up
+        asyncio.run(_run(system, agent, 1.0, lambda _: _send_frames(agent, RATES[0], 1.0)))  # warms up
         for rate in RATES:
             case.rows.append(
-                make_row(f"{rate:,} queries/s", run(lambda: _send_frames(agent, rate, seconds)), units=units)  # noqa: B023
+                make_row(f"{rate:,} queries/s", run(lambda _: _send_frames(agent, rate, seconds)), units=units)  # noqa: B023
             )
             case.hold(case.rows[-1], "lost", at_most=0)
             if rate == TARGET_RATE:
@@ -68,7 +69,11 @@ def sources(case: Case, length: Length) -> None:
             asyncio.run(named.ask(100, CONNECT_S))
             time.sleep(FLUSH_S)
             case.rows.append(
-                make_row(f"named, {NAMED_RATE:,} queries/s", run(lambda: _ask(named, NAMED_RATE, seconds)), units=units)
+                make_row(
+                    f"named, {NAMED_RATE:,} queries/s",
+                    run(lambda label: _ask(named, NAMED_RATE, seconds, label), "round-"),
+                    units=units,
+                )
             )
 
 
@@ -93,9 +98,15 @@ class _Agent:
         return cpu_seconds(self._process.pid)
 
 
+class _Query(msgspec.Struct):
+    query_domain: str = ""
+
+
 class _Arrival(msgspec.Struct):
     type: str
+    id: str
     timestamp: str
+    data: _Query
 
 
 class _Arrivals(msgspec.Struct):
@@ -103,20 +114,32 @@ class _Arrivals(msgspec.Struct):
 
 
 class _Subscriber(User):
-    """Counts queries, and takes the time of each."""
+    """Counts queries, and takes the time of each.
+
+    label: in the names of those that count; what `named` tells late of others, or of before, does not. twice: how many
+    came again.
+    """
 
     subscriptions = ("dns_query_log",)
 
-    def __init__(self, system: Solowire) -> None:
+    def __init__(self, system: Solowire, label: str) -> None:
         super().__init__(system.port, "subscriber", system.sign("subscriber"), FrameReader())
         self.took: list[float] = []
+        self.twice = 0
+        self._label = label
+        self._ids: set[str] = set()
         self._decode = msgspec.json.Decoder(_Arrivals).decode
 
     def on_events(self, session: Session, payload: bytes) -> None:
         now = time.time() % 60
         for event in self._decode(payload).events:
-            if event.type == "dns_query_log":
-                self.took.append((now - float(event.timestamp[17:23])) % 60)
+            if event.type != "dns_query_log" or self._label not in event.data.query_domain:
+                continue
+            if event.id in self._ids:
+                self.twice += 1
+                continue
+            self._ids.add(event.id)
+            self.took.append((now - float(event.timestamp[17:23])) % 60)
 
 
 async def _send_frames(agent: _Agent, rate: int, seconds: float) -> tuple[int, list[str]]:
@@ -133,23 +156,26 @@ async def _send_frames(agent: _Agent, rate: int, seconds: float) -> tuple[int, l
     return int(sent), [f"the agent held the sender up by {late_ms:.0f} ms"] if late_ms > 100 else []
 
 
-async def _ask(named: NameServer, rate: int, seconds: float) -> tuple[int, list[str]]:
-    sent = await named.ask(rate, seconds)
+async def _ask(named: NameServer, rate: int, seconds: float, label: str) -> tuple[int, list[str]]:
+    sent = await named.ask(rate, seconds, label)
     return sent, [f"dnsperf asked {sent / seconds:,.0f} a second"] if sent < 0.95 * rate * seconds else []
 
 
-async def _run(system: Solowire, agent: _Agent, seconds: float, send: Send) -> Round:
-    user = _Subscriber(system)
+async def _run(system: Solowire, agent: _Agent, seconds: float, send: Send, label: str = "") -> Round:
+    user = _Subscriber(system, label)
     async with run_beside(user.run()):
         while user.session is None or not user.session.welcomed.done():
             await asyncio.sleep(0.02)
         usage, cpu = Usage(system, None), agent.cpu()
-        sent, faults = await send()
+        sent, faults = await send(label)
         deadline = time.monotonic() + ARRIVE_TIMEOUT_S
         while len(user.took) < sent and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         usage.stop()
         cpu = agent.cpu() - cpu
+        await asyncio.sleep(SETTLE_S)  # for what should not come
+    if user.twice or len(user.took) > sent:
+        faults.append(f"{len(user.took)} queries arrived of {sent}, and {user.twice} again")
     values = {
         "sent/s": sent / seconds,
         "lost": sent - len(user.took),
