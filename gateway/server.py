@@ -41,9 +41,9 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import LabelledSample, Metrics, Sample
+from solowire.observability.process_samples import read_process_samples
 from solowire.observability.process_tracer import open_tracer
 from solowire.observability.tls_samples import read_tls_samples
-from solowire.observability.tracer import read_trace_samples
 from solowire.protocol.opening_handshake import MORE_HEADERS, Head, make_upgrade_required
 from solowire.protocol.problem_details import to_http_response
 from solowire.runtime import process
@@ -244,10 +244,8 @@ async def _main(
             gateway.leniency.late_count,
         )
         yield "held_legacy_connections", "Old frontends' WebSockets that wait for another shard.", len(relay.held)
-        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", loop_monitor.event_loop_lag_s
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", gateway.dropped_count
-        yield "audit_records_dropped_total", "Audit records that were not written.", audit.lost_count
-        yield from read_trace_samples(tracer)
+        yield from read_process_samples(loop_monitor, audit, tracer)
 
     metrics = Metrics("gateway", samples)
     pages = create_app(

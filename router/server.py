@@ -22,8 +22,8 @@ from solowire.errors import BackplaneError
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, Sample
+from solowire.observability.process_samples import read_process_samples
 from solowire.observability.process_tracer import open_tracer
-from solowire.observability.tracer import read_trace_samples
 from solowire.router import http as web
 from solowire.router.history.history_reader import HistoryReader
 from solowire.router.history.history_thread import HistoryThread
@@ -247,14 +247,11 @@ class _RouterServer:
         if monitor is not None:
             yield "alerts_active", "Alerts that are firing.", monitor.alerts.raised_count
             yield "alerts_fired_total", "Alerts that have fired.", monitor.fired_count
-        lag_s = self._loop_monitor.event_loop_lag_s
-        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", lag_s
         yield "backplane_decode_errors_total", "Messages of peers that failed to decode.", router.dropped_count
         accepted, authenticated = self._socket.accepted_count, self._socket.authenticated_count
         yield "backplane_connections_accepted_total", "TCP connections to the backplane's port.", accepted
         yield "backplane_connections_authenticated_total", "Those of them that showed a member's key.", authenticated
-        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
-        yield from read_trace_samples(self._tracer)
+        yield from read_process_samples(self._loop_monitor, self._audit, self._tracer)
 
     async def _probe_absent(self, absent: list[ShardAddress]) -> None:
         """Asks where shards were that are not heard of. If nobody listens, the kernel says that they have ended."""

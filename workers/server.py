@@ -56,9 +56,9 @@ from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
+from solowire.observability.process_samples import read_process_samples
 from solowire.observability.process_tracer import open_tracer
 from solowire.observability.tls_samples import read_tls_samples
-from solowire.observability.tracer import read_trace_samples
 from solowire.protocol.close_codes import CloseCode
 from solowire.runtime import process
 from solowire.runtime.api_client import api_address
@@ -579,9 +579,7 @@ class _ShardServer:
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", self._link.dropped_count
         yield "lease_used_slots", "Slots of the lease in use.", stats.lease_used
         yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
-        yield "event_loop_lag_seconds", "Largest event loop lag of the last second.", stats.event_loop_lag_s
-        yield "audit_records_dropped_total", "Audit records that were not written.", self._audit.lost_count
-        yield from read_trace_samples(self._tracer)
+        yield from read_process_samples(self._vitals, self._audit, self._tracer)
 
 
 def _listen_for_api(settings: Settings, index: int) -> tuple[socket.socket, str]:

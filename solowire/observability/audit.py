@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from solowire.runtime.data_directory import make_private
-from solowire.runtime.line_writer import CLOSE_SECONDS, LineSink, LineWriter, StderrSink
+from solowire.runtime.line_writer import LineSink, LineWriter, StderrSink
 from solowire.runtime.settings import Settings
 
 REFUSALS_A_SECOND = 5
@@ -231,12 +231,8 @@ class AuditWriter:
                     self._write(event, summary)
             self._line_groups.clear()
 
-    def flush(self, within: float = CLOSE_SECONDS) -> bool:
-        """Waits until all lines so far are written, or lost; False after `within` seconds. Blocks."""
-        return self._lines.flush(within)
-
     def close(self) -> None:
-        """Ends it: what waits is written within CLOSE_SECONDS, or lost. Blocks for as long."""
+        """Ends it, as `LineWriter.close` does."""
         self._second_began_at = float("-inf")
         self.flush_suppressed()
         self._lines.close()

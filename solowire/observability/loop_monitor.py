@@ -30,7 +30,7 @@ def memory_bytes() -> int:
 class LoopMonitor:
     """Looks at its own timer, twenty times a second. each_second: is called about once a second."""
 
-    def __init__(self, each_second: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, each_second: Callable[[], None]) -> None:
         self.event_loop_lag_s = 0.0  # by how much the timer was late at most, in the last full second
         self._loop = asyncio.get_running_loop()
         self._each_second = each_second

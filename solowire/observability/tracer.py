@@ -8,7 +8,7 @@ nothing else. Whether a trace is recorded is decided once, at the gateway; the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from solowire.model.trace_context import TraceContext
@@ -61,10 +61,3 @@ class TracerSettings(NamedTuple):
 
     is_parent_based: bool
     ratio: float
-
-
-def read_trace_samples(tracer: Tracer | None) -> Iterator[tuple[str, str, float]]:
-    """What /metrics shows of them."""
-    exported, dropped = (tracer.exported_count, tracer.dropped_count) if tracer is not None else (0, 0)
-    yield "trace_spans_exported_total", "Spans that the collector has taken.", exported
-    yield "trace_spans_dropped_total", "Spans that were left out or not taken by the collector.", dropped

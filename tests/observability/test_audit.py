@@ -97,7 +97,7 @@ def test_an_event_is_one_line_with_its_time(tmp_path: Path) -> None:
 def test_what_a_stranger_sent_takes_a_short_line(audit: AuditWriter, kept: Kept) -> None:
     """A path of 16 KB in each refusal would push out what others did."""
     audit("refused", code="missing_token", about="\x01" * 16_000)
-    audit.flush()
+    audit._lines.flush(10)
     assert len(kept.lines[0]["about"]) <= MAX_TEXT + 1
 
 
@@ -146,18 +146,18 @@ def test_a_flood_of_refusals_is_a_few_lines_and_a_count(audit: AuditWriter, kept
         audit("refused", code="over_limit", user="ann")
     audit("refused", code="invalid_token")
     audit("connected", user="bob")
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 2
     clock.now += 1.0
     audit.flush_suppressed()
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     assert kept.lines[-1] == {
         "time": kept.lines[-1]["time"], "event": "refused", "shard": 0,
         "code": "over_limit", "count": 1000 - REFUSALS_A_SECOND,
     }  # fmt: skip
     audit.flush_suppressed()
     audit("refused", code="over_limit")
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     assert len(kept.lines) == REFUSALS_A_SECOND + 4
 
 
@@ -170,7 +170,7 @@ def test_a_flood_of_one_users_lines_is_a_few_and_their_sums(audit: AuditWriter, 
         audit("administered", user="root", action=f"drain {shard}")
     clock.now += 1.0
     audit.flush_suppressed()
-    audit.flush()
+    audit._lines.flush(10)
     lines = [line for line in kept.lines if line["event"] == "published"]
     assert [line["user"] for line in lines] == ["much"] * LINES_A_SECOND + ["little", "much"]
     rest = 1000 - LINES_A_SECOND
@@ -195,12 +195,12 @@ def test_a_disk_that_takes_nothing_loses_lines_and_is_asked_rarely(
     kept.broken = True
     for _ in range(100):
         audit("administered", user="ann")
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     assert (audit.lost_count, kept.asked) == (100, 1)
     kept.broken = False
     clock.now += 1.0
     audit("published", user="ann")
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     assert (audit.lost_count, len(kept.lines)) == (100, 1)
 
 
@@ -220,11 +220,11 @@ def test_a_line_that_was_cut_off_by_a_full_disk_spoils_no_other(
     audit = audit_of(tmp_path)
     audit._lines._clock = clock
     audit("administered", number=1)
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, line: write(fd, line[:7]))
     audit("administered", number=2)
-    assert audit.flush(10)
+    assert audit._lines.flush(10)
     monkeypatch.undo()
     clock.now += 1.0
     audit("administered", number=3)
@@ -299,7 +299,7 @@ def test_what_overflows_is_counted_and_what_waited_is_written(clock: Clock) -> N
     lost = audit.lost_count
     assert 0.9 < 2 * lost * 1000 / (2 * WAITING_BYTES) < 1.2
     stuck.free.set()
-    assert audit.flush(30)
+    assert audit._lines.flush(30)
     audit("administered", number=-1)
     audit.close()
     kept = 2 * WAITING_BYTES // 1000 - lost
@@ -319,7 +319,7 @@ def test_a_file_that_is_removed_while_it_is_written(what: str, tmp_path: Path) -
     audit = audit_of(tmp_path / "data")
     path = tmp_path / "data" / "audit" / "shard-0.jsonl"
     audit("connected", user="ann")
-    assert audit.flush(30)
+    assert audit._lines.flush(30)
     if what == "file":
         path.unlink()
     elif what == "directory":
@@ -327,7 +327,7 @@ def test_a_file_that_is_removed_while_it_is_written(what: str, tmp_path: Path) -
     else:
         path.parent.rename(tmp_path / "aside")
     audit("connected", user="bob")
-    assert audit.flush(30)
+    assert audit._lines.flush(30)
     audit.close()
     assert [line["user"] for line in lines_of(path)] == ["bob"]
     assert audit.lost_count == 0
@@ -337,10 +337,10 @@ def test_a_directory_that_is_gone_and_cannot_be_made(tmp_path: Path) -> None:
     """Its lines are counted as lost."""
     audit = audit_of(tmp_path / "data")
     audit("connected", user="ann")
-    assert audit.flush(30)
+    assert audit._lines.flush(30)
     shutil.rmtree(tmp_path / "data" / "audit")
     (tmp_path / "data" / "audit").write_text("no directory")
     audit("connected", user="bob")
-    assert audit.flush(30)
+    assert audit._lines.flush(30)
     audit.close()
     assert audit.lost_count == 1

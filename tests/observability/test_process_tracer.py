@@ -9,7 +9,7 @@ import pytest
 
 from solowire.errors import ConfigError
 from solowire.observability.process_tracer import open_tracer, read_tracer_settings
-from solowire.observability.tracer import TracerSettings, read_trace_samples
+from solowire.observability.tracer import TracerSettings
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
@@ -25,10 +25,8 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     ],
 )
 def test_without_an_endpoint_there_is_no_tracer(environment: dict[str, str]) -> None:
-    """Nor where it is turned off; what else is set is not looked at, and metrics say nothing happened."""
-    tracer = open_tracer(environment, "router", "router")
-    assert tracer is None
-    assert [value for _, _, value in read_trace_samples(tracer)] == [0, 0]
+    """Nor where it is turned off; what else is set is not looked at."""
+    assert open_tracer(environment, "router", "router") is None
 
 
 @pytest.mark.parametrize(
