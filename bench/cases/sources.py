@@ -44,7 +44,8 @@ def sources(case: Case, length: Length) -> None:
     summing up is turned off for it, so that each event is delivered, where by default it would get figures and a
     sample. Latency is from the moment of the answer to the user's reading the event, to the ms. The agent, the sender
     and the user share a core, the servers have the other; in the last row a real `named`, which dnsperf asks, takes the
-    sender's place; the system runs with {NO_PUBLISH_LIMIT}.
+    sender's place: there `lost` is also what `named` itself drops where nobody reads in time, and the names of a round
+    are its own, so that nothing that comes late counts in the next. The system runs with {NO_PUBLISH_LIMIT}.
     """
     seconds = QUICK_SECONDS if length.is_quick else SECONDS
     units = {"agent, CPU per query": "µs"}
