@@ -409,8 +409,8 @@ class Shard:
             self._departures.close(older, CloseCode.replaced)
         self.connections.add(connection)
         self.totals["connections_opened"] += 1
+        self._heartbeats.add(connection)
         if dialect is None:
-            self._heartbeats.add(connection)
             self._handshake.start_timer(connection, now)
         self._expiry.watch_token(connection, now)
         if self.is_draining or not self._rings.owns(identity.user):
@@ -429,7 +429,7 @@ class Shard:
     def _begin_dialect(self, connection: Connection, client: DialectClient, now: float) -> None:
         """At once; where `solowire.v1` may be spoken, too, with its first message, or when the time for a hello ends.
 
-        TCP's own keep-alive judges it: nothing is said to it unasked, and it need not say anything.
+        TCP's own keep-alive judges it: it is sent no message unasked, and need not say anything.
         """
         if not client.is_decided:
             self._timers.schedule(now + self._hello_timeout_s, TimerKind.dialect, connection)
@@ -442,7 +442,6 @@ class Shard:
         It may be the oldest itself, and has ended then.
         """
         connection.dialect = None
-        self._heartbeats.add(connection)
         user = connection.identity.user
         for older in self._users.excess_over(user, 0):
             self._departures.close(older, CloseCode.replaced)

@@ -1,7 +1,8 @@
 """Heartbeats: pings to connections, and those that don't answer any more.
 
 What it keeps true: a connection is dead after two pings in a row that were sent to it and after which nothing was heard
-of it. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
+of it. One that speaks a dialect is never dead, and is sent no message: what passes on its socket is for the proxies in
+between, which end what is silent for a minute. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
 the other.
 """
 
@@ -50,6 +51,9 @@ class Heartbeats:
             bucket = self._buckets[self._next_bucket]
             self._next_bucket = (self._next_bucket + 1) % BUCKETS
             for connection in bucket:
+                if connection.dialect is not None:
+                    alive.append(connection)
+                    continue
                 connection.missed_pings = 0 if connection.seen_since_ping else connection.missed_pings + 1
                 connection.seen_since_ping = False
                 (dead if connection.missed_pings >= 2 else alive).append(connection)
@@ -62,6 +66,9 @@ class Heartbeats:
         """
         at: dict[tuple[AnyCodec, int | None], list[Connection]] = {}
         for connection in connections:
+            if connection.dialect is not None:
+                sockets.keep_open(connection)
+                continue
             if connection.reader.pending_replies:
                 self._excuse_silence(connection)  # the cursor would overtake them
                 continue

@@ -29,6 +29,9 @@ class Sockets(Protocol):
     def ping(self, connection: Connection) -> None:
         """Asks its client for a sign that it speaks WebSocket, which comes back as `Shard.show_alive`."""
 
+    def keep_open(self, connection: Connection) -> None:
+        """Has something pass that a proxy sees and the client's code does not; an answer means nothing."""
+
     def close(self, connection: Connection, code: int, reason: str) -> None:
         """Starts closing it, whatever it is busy with. The end comes back as `Shard.on_closed`."""
 
@@ -44,6 +47,7 @@ class MemorySockets:
         self.closed: dict[Connection, tuple[int, str]] = {}
         self.stuck: set[Connection] = set()
         self.silent: set[Connection] = set()
+        self.kept_open: list[Connection] = []
         self.on_probe_answered: Callable[[Connection], None] = lambda connection: None
         self._under_way: set[Connection] = set()
 
@@ -67,6 +71,9 @@ class MemorySockets:
     def ping(self, connection: Connection) -> None:
         if connection not in self.silent:
             self.on_probe_answered(connection)
+
+    def keep_open(self, connection: Connection) -> None:
+        self.kept_open.append(connection)
 
     def close(self, connection: Connection, code: int, reason: str) -> None:
         self.closed.setdefault(connection, (code, reason))

@@ -200,6 +200,11 @@ class TcpSockets:
         if not sock.is_closing:
             self._write(sock, PING_FRAME)
 
+    def keep_open(self, connection: Connection) -> None:
+        sock: Socket = connection.socket
+        if not sock.is_closing and sock.unsent is None:  # else something is passing, or is to
+            self._write(sock, PING_FRAME)
+
     def _close(self, sock: Socket, last: bytes) -> None:
         """What is said is all: the client sees the end behind it, and closes for its part, which is our end."""
         sock.is_closing = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 from solowire.model.access import Identity
 from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
+from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.heartbeat import FREE_PONGS, Heartbeats
 from solowire.workers.connections.sockets import MemorySockets
+from tests.support.shard_harness import DIALECT
 
 
 class Place:
@@ -72,3 +74,17 @@ def test_silence_saves_up_no_free_answers() -> None:
         place.round(25.0 * n)
         connection.seen_since_ping = True
     assert connection.unanswered_pings == FREE_PONGS
+
+
+def test_an_old_page_is_kept_open_and_never_dead() -> None:
+    """It is sent no ping that it would see, and need not answer what it doesn't."""
+    place = Place(Codec.json, Codec.json)
+    page, other = place.connections
+    found = DIALECT.find_path("/api/websocket/ws/admin")
+    assert found is not None
+    page.dialect = DialectClient("legacy", found, DIALECT.open_session(found, is_admin=False), "none")
+    for now in (25.0, 50.0, 75.0, 100.0):
+        assert page not in place.round(now)
+        other.seen_since_ping = True
+    assert (place.pings(page), place.pings(other)) == (0, 4)
+    assert place.sockets.kept_open == [page] * 4

@@ -294,6 +294,16 @@ async def test_who_speaks_websocket_answers_a_ping(peers: Peers) -> None:
     assert other not in peers.alive
 
 
+async def test_a_connection_is_kept_open_without_a_word_to_its_client(peers: Peers) -> None:
+    """What passes is no message, and the answer to it is no sign that somebody waits for."""
+    connection = await peers.join()
+    peers.sockets.keep_open(connection)
+    peers.sockets.send("the first message", [connection])
+    assert await peers.read(connection) == "the first message"
+    await peers.turn()
+    assert peers.alive == []
+
+
 async def test_a_close_says_its_code_and_reason_after_what_was_sent(peers: Peers) -> None:
     connection = await peers.join()
     peers.sockets.send("last words", [connection])
