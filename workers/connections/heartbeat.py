@@ -2,8 +2,8 @@
 
 What it keeps true: a connection is dead after two pings in a row that were sent to it and after which nothing was heard
 of it. One that speaks a dialect is never dead, and is sent no message: what passes on its socket is for the proxies in
-between, which end what is silent for a minute. Ten thousand idle connections cost a little all the time, not much at once: one bucket of them has its turn after
-the other.
+between, which end what is silent for a minute. Ten thousand idle connections cost a little all the time, not much at
+once: one bucket of them has its turn after the other.
 """
 
 from __future__ import annotations
