@@ -227,7 +227,7 @@ class KnownIds:
         for place in holders:
             if place & _TAG_MASK == tag:
                 return place >> _TAG_BITS
-        told = None
+        decoded = None
         for at, place in enumerate(holders):
             offset, is_tagged = place >> _TAG_BITS, bool(place & _TAG_MASK)
             body = self._read_body(offset)
@@ -240,8 +240,8 @@ class KnownIds:
                 holders = (*holders[:at], tagged, *holders[at + 1 :])
                 self._places[key] = holders if len(holders) > 1 else tagged
             if stored is not None:
-                told = told or _decode(event.body)
-                if told is not None and self._is_same(stored, told):
+                decoded = decoded or _decode(event.body)
+                if decoded is not None and self._is_same(stored, decoded):
                     return offset
         return None
 

@@ -45,7 +45,7 @@ def read_scopes(claimed: Mapping[str, Iterable[str]], domain: Domain) -> dict[st
                 hint=f"scopes are {domain.scope_names}",
             )
         if attribute.name in scopes:
-            twice = [said for said in claimed if domain.find_scope(said) is attribute]
+            twice = [name for name in claimed if domain.find_scope(name) is attribute]
             raise InvalidToken(
                 f"the token has a scope both as {min(twice)!r} and as {max(twice)!r}", hint="keep one of them"
             )

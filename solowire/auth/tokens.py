@@ -210,8 +210,8 @@ class Tokens:
         proof = Proof(claims.jti or leniency.name_token(token, claims.exp), issued_at)
         if claims.role is UNSET:
             self.check_revoked(Identity(claims.sub, "", (), proof=proof))  # what it says would be remembered
-            said = None if claims.is_admin is UNSET else claims.is_admin
-            role = "admin" if leniency.judge_admin(claims.sub, said, now) else "viewer"
+            claimed_admin = None if claims.is_admin is UNSET else claims.is_admin
+            role = "admin" if leniency.judge_admin(claims.sub, claimed_admin, now) else "viewer"
         else:
             role = claims.role
         known = self._roles.get(role)
@@ -276,19 +276,19 @@ class Tokens:
         is_old: bool = False,
     ) -> str:
         ticket = Ticket(jti, now + TICKET_SECONDS, shard, identity, address, incarnation, is_old)
-        said = _base64url(_encode_ticket(ticket))
-        return (said + b"." + _ticket_signature(said, self._ticket_keys[0])).decode("ascii")
+        payload = _base64url(_encode_ticket(ticket))
+        return (payload + b"." + _ticket_signature(payload, self._ticket_keys[0])).decode("ascii")
 
     def read_ticket(self, text: str, now: float) -> Ticket:
         """The content of a ticket that is ours and fresh, whichever shard it is for. Raises InvalidToken."""
         _check_length(text, MAX_TICKET_BYTES)
-        said, _, signature = text.encode("ascii", "replace").rpartition(b".")
-        if not hmac.compare_digest(signature, _ticket_signature(said, self._ticket_keys[0])) and not any(
-            hmac.compare_digest(signature, _ticket_signature(said, key)) for key in self._ticket_keys[1:]
+        payload, _, signature = text.encode("ascii", "replace").rpartition(b".")
+        if not hmac.compare_digest(signature, _ticket_signature(payload, self._ticket_keys[0])) and not any(
+            hmac.compare_digest(signature, _ticket_signature(payload, key)) for key in self._ticket_keys[1:]
         ):
             raise InvalidToken("the ticket's signature is wrong", hint="ask /v1/connect for another")
         try:
-            ticket = _decode_ticket(a2b_base64(said.translate(_FROM_URL) + b"=="))  # too much padding is none
+            ticket = _decode_ticket(a2b_base64(payload.translate(_FROM_URL) + b"=="))  # too much padding is none
         except (ValueError, msgspec.MsgspecError) as error:
             raise InvalidToken(f"the ticket can't be read: {error}", hint="ask /v1/connect for another") from None
         if ticket.exp <= now:
@@ -369,8 +369,8 @@ def _base64url(raw: bytes) -> bytes:
     return b2a_base64(raw, newline=False).translate(_FOR_URL).rstrip(b"=")
 
 
-def _ticket_signature(said: bytes, key: bytes) -> bytes:
-    return _base64url(hashlib.blake2b(said, key=key, digest_size=32).digest())
+def _ticket_signature(payload: bytes, key: bytes) -> bytes:
+    return _base64url(hashlib.blake2b(payload, key=key, digest_size=32).digest())
 
 
 def _is_utf8_encodable(identity: Identity) -> bool:

@@ -56,8 +56,8 @@ def publish(
     try:
         payload = msgspec.json.decode(data)  # strict: NaN and numbers out of range would arrive as null
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        said = describe_json_fault(error, data.encode(errors="surrogatepass"))
-        raise ConfigError(f"JSON: {said}; write an object in single quotes, such as '{EXAMPLE}'") from None
+        fault = describe_json_fault(error, data.encode(errors="surrogatepass"))
+        raise ConfigError(f"JSON: {fault}; write an object in single quotes, such as '{EXAMPLE}'") from None
     if not isinstance(payload, dict):
         raise ConfigError("JSON: the data of an event is an object, {…}")
     event: dict[str, Any] = {"type": type, "data": payload}

@@ -55,10 +55,10 @@ class GatewayRequests:
     say(text): told to the user while an answer is waited for. Used as an async context manager.
     """
 
-    def __init__(self, url: str, token: Token, say: Callable[[str], object]) -> None:
+    def __init__(self, url: str, token: Token, report: Callable[[str], object]) -> None:
         self._url = url.rstrip("/")
         self._token = token
-        self.say = say
+        self.report = report
         self._warnings = WarningPace()
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=make_context(self._url))
 
@@ -91,12 +91,12 @@ class GatewayRequests:
                 if action not in (RetryDecision.retry, RetryDecision.renew):
                     raise unanswered.error from None
                 if clock() - began >= PATIENCE_S and self._warnings.is_due(fault.reason, clock()):
-                    self.say(f"{self._url} {fault.reason}; trying on, Ctrl-C ends")
+                    self.report(f"{self._url} {fault.reason}; trying on, Ctrl-C ends")
                     was_said = True
                 await asyncio.sleep(backoff.next_delay(at_least=wait_at_least(fault)))
             else:
                 if was_said:
-                    self.say(f"{self._url} answers again")
+                    self.report(f"{self._url} answers again")
                 self._warnings.reset()
                 return answer
 
@@ -117,16 +117,16 @@ class GatewayRequests:
         if answer.status_code == status == 204:
             return None
         try:
-            said = msgspec.json.decode(answer.content)
+            body = msgspec.json.decode(answer.content)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             fault = read_undecodable(error) if answer.status_code == status else self._read(answer)
             what = f"is no gateway: it answers {answer.status_code} without JSON"
             raise Unanswered(fault, ClientError(f"{self._url} {what} ({NAME_IT})")) from None
         if answer.status_code != status:
-            problem = said if isinstance(said, dict) else {}
+            problem = body if isinstance(body, dict) else {}
             refused = PublishRefused(answer.status_code, problem, url=f"{self._url}{path}")
             raise Unanswered(self._read(answer), refused)
-        return said
+        return body
 
     def _read(self, answer: httpx.Response) -> Fault:
         return read_answer(answer.status_code, answer.headers, answer.content, time.time())

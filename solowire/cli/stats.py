@@ -38,7 +38,7 @@ async def show_stats(url: str, token: Token, *, watch: bool, as_json: bool) -> N
             console.print(render_table(shards, whole, console.width))
             return
         with Live(render_table(shards, whole, console.width), console=console, auto_refresh=False) as live:
-            gateway.say = lambda text: live.console.print(text, style="yellow", markup=False, highlight=False)
+            gateway.report = lambda text: live.console.print(text, style="yellow", markup=False, highlight=False)
             while True:
                 await asyncio.sleep(WATCH_SECONDS)
                 shards, whole = _shards(url, await gateway.watch(SHARDS)), _whole(await gateway.watch(WHOLE))

@@ -45,10 +45,10 @@ async def follow_events(
     """
     notes, out = make_consoles()
     printer = EventPrinter(out, as_json=as_json, count=count)
-    resume, told = None, ToldLimits(notes)
+    resume, limits = None, ReportedLimits(notes)
     if since is not None:
         asked = list(types) or None
-        resume = await print_history(Client(url, token), url, printer, notes, since, asked, filter, told=told)
+        resume = await print_history(Client(url, token), url, printer, notes, since, asked, filter, limits=limits)
         if printer.is_done:
             return
 
@@ -94,7 +94,7 @@ async def follow_events(
     async with client:
         if client.welcome is not None:
             _write_welcome(notes, client.welcome, client.shard)
-            told.tell(client.welcome.denied, filter, client.subscriptions)
+            limits.report(client.welcome.denied, filter, client.subscriptions)
             if types and not client.subscriptions:  # it would wait for ever, for nothing
                 raise SubscriptionDenied("nothing of it can be followed", "`solowire tail` alone follows all", {})
         async for event in client:
@@ -104,22 +104,22 @@ async def follow_events(
     watching.cancel()
 
 
-class ToldLimits:
+class ReportedLimits:
     """What is not shown of what was asked for, each limit said once: of history, and then live again."""
 
     def __init__(self, notes: Console) -> None:
         self._notes = notes
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def tell(self, denied: Sequence[DeniedPattern], filter: Mapping[str, list[str]], types: Sequence[str]) -> None:
+    def report(self, denied: Sequence[DeniedPattern], filter: Mapping[str, list[str]], types: Sequence[str]) -> None:
         """Says which types are not granted, and which attributes of the filter none of `types` has."""
         texts = [f"not granted: {describe_denial(one)}" for one in denied]
         granted = set(types) - {one.type for one in denied}
         idle = find_idle(make_filter(filter), granted, CATALOG)
         texts += [f"--filter {name}=… narrows nothing: none of these event types has it" for name in idle]
         for text in texts:
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._reported:
+                self._reported.add(text)
                 self._notes.print(text, style="yellow")
 
 
@@ -154,7 +154,7 @@ async def print_history(
     types: Sequence[str] | None,
     filter: Mapping[str, list[str]],
     *,
-    told: ToldLimits,
+    limits: ReportedLimits,
     **more: Any,
 ) -> tuple[str, int] | None:
     """Prints what was sent; up to where that was. Of what the log doesn't keep, or not all may see, it says so.
@@ -169,12 +169,12 @@ async def print_history(
             async for event in history:
                 if history.pages_count > pages_count:
                     pages_count = history.pages_count
-                    told.tell(history.denied, filter, types or ())
+                    limits.report(history.denied, filter, types or ())
                 printer.print_event(event)
                 if printer.is_done:
                     await history.close()
                     break
-            told.tell(history.denied, filter, types or ())
+            limits.report(history.denied, filter, types or ())
         finally:
             watching.cancel()
         return history.position
@@ -211,7 +211,15 @@ async def show_history(
     printer = EventPrinter(out, as_json=as_json, count=count)
     more: dict[str, Any] = {"until": until, "order": order, "limit": count, "retry_for": ANSWER_SECONDS}
     await print_history(
-        Client(url, token), url, printer, notes, since, list(types) or None, filter, told=ToldLimits(notes), **more
+        Client(url, token),
+        url,
+        printer,
+        notes,
+        since,
+        list(types) or None,
+        filter,
+        limits=ReportedLimits(notes),
+        **more,
     )
 
 

@@ -88,11 +88,12 @@ def read_time(text: str, option: str) -> float:
 
 
 def _line(revocation: dict[str, Any]) -> str:
-    said = [f"{name} {revocation[name]}" for name in ("user", "jti") if name in revocation]
+    conditions = [f"{name} {revocation[name]}" for name in ("user", "jti") if name in revocation]
     if "issued_before" in revocation:
-        said.append(f"issued before {_date(revocation['issued_before'])}")
+        conditions.append(f"issued before {_date(revocation['issued_before'])}")
     reason = f": {revocation['reason']}" if revocation.get("reason") else ""
-    line = f"{revocation['id']}  {', '.join(said)}  until {_date(revocation['until'])}  by {revocation['by']}{reason}"
+    until = f"until {_date(revocation['until'])}  by {revocation['by']}{reason}"
+    line = f"{revocation['id']}  {', '.join(conditions)}  {until}"
     return one_line(line)
 
 
@@ -116,8 +117,8 @@ def _ask(
         async with GatewayRequests(url, token, str) as gateway:
             return await gateway.ask(method, path, status, body)
 
-    said = asyncio.run(ask())
+    answer = asyncio.run(ask())
     try:
-        return read(said)
+        return read(answer)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise ClientError(f"{url} is no gateway: it answers {status} with other JSON ({NAME_IT})") from None

@@ -82,9 +82,9 @@ def parse_types(
     if not isinstance(definitions, dict) or not isinstance(declared, dict):
         raise ConfigError(f"catalog {origin}: `types` and `$defs` must be tables of event types and of schemas by name")
     annotated = {
-        name: {**said, "schema": {"$ref": f"#/$defs/{name}"}, "summary": said.get("summary", _describe(schema))}
+        name: {"summary": _describe(schema), **declaration, "schema": {"$ref": f"#/$defs/{name}"}}
         for name, schema in definitions.items()
-        if isinstance(schema, dict) and isinstance(said := schema.get(ANNOTATION), dict)
+        if isinstance(schema, dict) and isinstance(declaration := schema.get(ANNOTATION), dict)
     }
     if twice := sorted(annotated.keys() & declared.keys()):
         raise ConfigError(f"catalog {origin}: {twice[0]} stands in `types` and in `$defs`; keep one of them")
@@ -94,14 +94,14 @@ def parse_types(
     if len(raw) > MAX_TYPES:
         raise ConfigError(f"catalog {origin}: it declares {len(raw)} event types, {MAX_TYPES} are the most")
     types: list[EventType] = []
-    for name, said in raw.items():
+    for name, declaration in raw.items():
         try:
             if name in reserved:
                 raise _Fault(
                     "old frontends take it for a message of the server's own; choose another, such as "
-                    f"{said.get('category', 'my') if isinstance(said, dict) else 'my'}_{name}"
+                    f"{declaration.get('category', 'my') if isinstance(declaration, dict) else 'my'}_{name}"
                 )
-            types.append(_make_type(name, said, definitions, catalog))
+            types.append(_make_type(name, declaration, definitions, catalog))
         except _Fault as fault:
             raise ConfigError(f"catalog {origin}: types.{name}: {fault}") from None
     try:
@@ -117,21 +117,22 @@ def _describe(schema: Mapping[str, Any]) -> str:
     return text.strip().partition("\n")[0] if isinstance(text, str) else ""
 
 
-def _make_type(name: str, said: object, definitions: dict[str, Any], catalog: Catalog) -> EventType:
+def _make_type(name: str, declaration: object, definitions: dict[str, Any], catalog: Catalog) -> EventType:
     """Makes an event type of its declaration. Raises _Fault."""
     if not _NAME.fullmatch(name):
         raise _Fault("a name is 1 to 64 lower-case letters, digits and _, and begins with a letter")
     if catalog.get(name) is not None:
         raise _Fault("the domain has a type of this name; choose another")
-    if not isinstance(said, dict):
+    if not isinstance(declaration, dict):
         raise _Fault("it must be a table with a category and a schema")
-    schema = said.get("schema")
+    schema = declaration.get("schema")
     if not isinstance(schema, dict):
         raise _Fault('it needs a `schema`, a JSON Schema of its data, such as {type = "object"}')
     try:
-        declared = msgspec.convert({key: value for key, value in said.items() if key != "schema"}, _TypeDeclaration)
+        fields = {key: value for key, value in declaration.items() if key != "schema"}
+        declared = msgspec.convert(fields, _TypeDeclaration)
     except msgspec.ValidationError as error:
-        raise _Fault(_word(str(error), said)) from None
+        raise _Fault(_word(str(error), declaration)) from None
     if not _NAME.fullmatch(declared.category):
         raise _Fault(f"the category {declared.category!r} must be lower-case letters, digits and _")
     if declared.category == "custom":
@@ -160,9 +161,9 @@ def _make_type(name: str, said: object, definitions: dict[str, Any], catalog: Ca
     return made
 
 
-def _make_attribute(said: str | _AttributeDeclaration, catalog: Catalog) -> Attribute:
+def _make_attribute(declaration: str | _AttributeDeclaration, catalog: Catalog) -> Attribute:
     """An attribute that the domain has, too, is indexed, and if nothing else is said hierarchical, as there."""
-    declared = _AttributeDeclaration(said) if isinstance(said, str) else said
+    declared = _AttributeDeclaration(declaration) if isinstance(declaration, str) else declaration
     if not _NAME.fullmatch(declared.name):
         raise _Fault(f"the attribute {declared.name!r} must be lower-case letters, digits and _")
     known = catalog.attributes.get(declared.name)
@@ -195,7 +196,7 @@ def _check_fields(made: EventType, payload: JsonSchemaPayload) -> None:
         raise _Fault("telemetry with sensitive fields needs a required one that is not, so that each event shows some")
 
 
-def _word(error: str, said: Mapping[str, Any]) -> str:
+def _word(error: str, declaration: Mapping[str, Any]) -> str:
     """What msgspec says of a declaration, with the names that were meant."""
     message, _, path = error.partition(" - at `$.")
     if message.startswith("Object contains unknown field `"):
@@ -207,5 +208,5 @@ def _word(error: str, said: Mapping[str, Any]) -> str:
     place = path.rstrip("`")
     if "enum value" in message:
         kind: type[Delivery] | type[Priority] = Delivery if place == "delivery" else Priority
-        return f"{place} must be one of {', '.join(member.value for member in kind)}, and is {said.get(place)!r}"
+        return f"{place} must be one of {', '.join(member.value for member in kind)}, and is {declaration.get(place)!r}"
     return f"{place}: {message}" if place else message

@@ -178,22 +178,22 @@ class BulkOperation:
 
     def _encode_progress(self, status: str) -> bytes:
         assert self._loop is not None  # noqa: S101 - entered
-        told = self._tally.describe_progress(self._loop.time() - self._began_at)
-        return encode_event("bulk_progress", {**self._fields, **told, "status": status})[1]
+        progress = self._tally.describe_progress(self._loop.time() - self._began_at)
+        return encode_event("bulk_progress", {**self._fields, **progress, "status": status})[1]
 
     async def _publish_end(self, error: BaseException | None) -> None:
         assert self._loop is not None  # noqa: S101 - entered
-        told = self._tally.describe_counts() | self._tally.describe_errors()
-        told["duration_ms"] = round((self._loop.time() - self._began_at) * 1000, 1)
+        outcome = self._tally.describe_counts() | self._tally.describe_errors()
+        outcome["duration_ms"] = round((self._loop.time() - self._began_at) * 1000, 1)
         if self._last_number is not None:
             await self._put(self._encode_progress("completed" if error is None else "failed"))
         if error is None:
-            await self._publish("bulk_completed", told)
+            await self._publish("bulk_completed", outcome)
         else:
-            await self._publish("bulk_failed", {**told, "error": describe_error(error)})
+            await self._publish("bulk_failed", {**outcome, "error": describe_error(error)})
 
-    async def _publish(self, type: str, told: dict[str, Any]) -> None:
-        await self._put(encode_event(type, {**self._fields, **told})[1])
+    async def _publish(self, type: str, fields: dict[str, Any]) -> None:
+        await self._put(encode_event(type, {**self._fields, **fields})[1])
 
     async def _put(self, item: bytes) -> None:
         while True:

@@ -72,10 +72,10 @@ class BulkTally:
     def describe_errors(self) -> dict[str, Any]:
         """The payload's fields that say what failed; none if nothing was told."""
         with self._lock:
-            told: dict[str, Any] = {"errors": list(self._errors)} if self._errors else {}
+            described: dict[str, Any] = {"errors": list(self._errors)} if self._errors else {}
             if self._omitted_count:
-                told["errors_omitted"] = self._omitted_count
-            return told
+                described["errors_omitted"] = self._omitted_count
+            return described
 
     def _keep_error(self, error: str | BaseException) -> None:
         text = cut_text(error if isinstance(error, str) else describe_error(error), MAX_ERROR_CHARS)
@@ -90,11 +90,11 @@ class BulkTally:
 def describe_error(error: BaseException) -> str:
     """An exception in words that are never empty: its kind, and what it says."""
     try:
-        said = str(error)
+        message = str(error)
     except Exception:  # of the user's own class
-        said = ""
+        message = ""
     kind = type(error).__name__
-    return cut_text(f"{kind}: {said}" if said else kind, MAX_REASON_CHARS)
+    return cut_text(f"{kind}: {message}" if message else kind, MAX_REASON_CHARS)
 
 
 def cut_text(text: str, length: int) -> str:

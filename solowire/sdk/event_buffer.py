@@ -64,13 +64,14 @@ class EventBuffer:
         if not frame.events:
             self.handed_out = frame.position
             self._frames.popleft()
-            self.skip_empty(tell=False)  # a gap is told when this event has been dealt with: when the next is asked for
+            # A gap is told when this event has been dealt with: when the next is asked for.
+            self.skip_empty(reports_gap=False)
         self._update_room()
         return event
 
-    def skip_empty(self, *, tell: bool = True) -> None:
+    def skip_empty(self, *, reports_gap: bool = True) -> None:
         """Passes over what holds no events, so that gaps are told in their place and `handed_out` is not behind."""
-        while self._frames and not self._frames[0].events and (tell or self._frames[0].gap is None):
+        while self._frames and not self._frames[0].events and (reports_gap or self._frames[0].gap is None):
             frame = self._frames.popleft()
             self.handed_out = frame.position
             if frame.gap is not None:

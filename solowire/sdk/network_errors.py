@@ -29,8 +29,8 @@ def read_network_error(error: BaseException) -> Fault:
             return Fault(FaultKind.unreachable, f"can't be reached: its name can't be looked up: {words}")
         if isinstance(cause, SSLError):
             reason = getattr(cause, "reason", None)  # one that was raised by hand has none
-            said = f"can't be reached: TLS: {reason or type(cause).__name__}: {words}"
-            return Fault(FaultKind.no_tls, said, _find_way_out(cause))
+            reason_text = f"can't be reached: TLS: {reason or type(cause).__name__}: {words}"
+            return Fault(FaultKind.no_tls, reason_text, _find_way_out(cause))
     return Fault(FaultKind.unreachable, f"can't be reached: {words}")
 
 

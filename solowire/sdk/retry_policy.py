@@ -190,8 +190,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: float
     kind = _kind_of(status, own.code, of_shard)
     asked = parse_retry_after(headers.get("retry-after"), now, date=headers.get("date"))
     after = min(asked, MAX_RETRY_AFTER_S if own.code else FOREIGN_RETRY_AFTER_S)
-    said = own if own.code else _read_problem(problem)
-    reason = f"answered {status} {(said.detail or said.title or _phrase(status))[:_SHOWN]}".rstrip()
+    explanation = own if own.code else _read_problem(problem)
+    reason = f"answered {status} {(explanation.detail or explanation.title or _phrase(status))[:_SHOWN]}".rstrip()
     hint = own.hint[:_SHOWN] or _hint_of(status, kind, headers)
     return Fault(kind, reason, hint, status, after, problem, bool(own.code))
 

@@ -160,17 +160,17 @@ class SyncPublisher:
         total: items to do, if that is known. operation_id: made here, if there is none. zone: that it is about.
         actor: who caused it. Raises TypeError or ValueError for arguments of another kind.
         """
-        told = self._publisher.bulk(operation, total=total, operation_id=operation_id, zone=zone, actor=actor)
+        running = self._publisher.bulk(operation, total=total, operation_id=operation_id, zone=zone, actor=actor)
         thread, pid = self._begin(), os.getpid()
-        thread.call(told.__aenter__())
+        thread.call(running.__aenter__())
         try:
-            yield told
+            yield running
         except BaseException as error:
             if pid == os.getpid():
-                thread.call(told.__aexit__(type(error), error, error.__traceback__))
+                thread.call(running.__aexit__(type(error), error, error.__traceback__))
             raise
         if pid == os.getpid():  # and not of a fork that left the block as well
-            thread.call(told.__aexit__(None, None, None))
+            thread.call(running.__aexit__(None, None, None))
 
     @property
     def unsent(self) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ WAY_OUT = (
 
 MAX_TOKENS = 1000
 
-_told = WarningPace(most=MAX_TOKENS, parts_numbers=True)
+_pace = WarningPace(most=MAX_TOKENS, parts_numbers=True)
 
 
 class _Claims(msgspec.Struct):
@@ -71,9 +71,9 @@ def describe_left(seconds: float) -> str:
 class TokenEndWatch:
     """Tells of the end of a token by and by. tell: called with a sentence."""
 
-    def __init__(self, token: str, tell: Callable[[str], object]) -> None:
+    def __init__(self, token: str, report: Callable[[str], object]) -> None:
         self._name = blake2b(token.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        self._tell = tell
+        self._report = report
         self._end = read_token_end(token)
         self._notices: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -100,6 +100,6 @@ class TokenEndWatch:
             self._notices.pop(0)
             is_due = True
         left = 0.0 if self._end is None else self._end - now
-        if is_due and left > 0 and _told.is_due(self._name, time.monotonic()):
-            self._tell(f"the token ends in {describe_left(left)}, and nothing goes on with it then: {WAY_OUT}")
+        if is_due and left > 0 and _pace.is_due(self._name, time.monotonic()):
+            self._report(f"the token ends in {describe_left(left)}, and nothing goes on with it then: {WAY_OUT}")
         self._schedule()

@@ -51,10 +51,10 @@ async def _measure(http: httpx.AsyncClient, url: str) -> float | None:
         asked = time.time()
         try:
             answer = await http.get(url)
-            told = datetime.fromisoformat(answer.json()["time"]).timestamp()
+            gateway_at = datetime.fromisoformat(answer.json()["time"]).timestamp()
         except (OSError, httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
         answered = time.time()
-        sample = (answered - asked, ((asked + answered) / 2 - told) * 1000)
+        sample = (answered - asked, ((asked + answered) / 2 - gateway_at) * 1000)
         best = sample if best is None else min(best, sample)
     return None if best is None else best[1]

@@ -64,7 +64,7 @@ class StatusReporter:
         self.clock_skew_ms: float | None = None
         self.parts: dict[str, PartStatus] = {}
         self._began_at = time.monotonic()
-        self._said: dict[str, tuple[Status, str | None]] = {}
+        self._published: dict[str, tuple[Status, str | None]] = {}
 
     def add_part(self, name: str) -> PartStatus:
         """Adds a part; `name` is in its events."""
@@ -78,7 +78,7 @@ class StatusReporter:
             now = time.monotonic()
             is_due = now >= next_at
             for part in self.parts.values():
-                if is_due or self._said.get(part.name) != (part.status, part.reason):
+                if is_due or self._published.get(part.name) != (part.status, part.reason):
                     await self._publish(part)
             if is_due:
                 next_at = now + INTERVAL_S
@@ -88,7 +88,7 @@ class StatusReporter:
             await self._publish(part)
 
     async def _publish(self, part: PartStatus) -> None:
-        self._said[part.name] = (part.status, part.reason)
+        self._published[part.name] = (part.status, part.reason)
         data: dict[str, Any] = {
             "kind": self.kind,
             "part": part.name,

@@ -30,8 +30,8 @@ async def read_named_conf(path: Path) -> NamedForwarders:
     """
     read = await check_config(find_checker(), path, "-p", "-x")
     if not read.is_valid:
-        said = read.problem or "; ".join([*read.messages, *read.output.splitlines()]) or "named-checkconf refuses it"
-        raise ForwarderListUnavailable(said[:SHOWN] if str(path) in said else f"{path}: {said[:SHOWN]}")
+        problem = read.problem or "; ".join([*read.messages, *read.output.splitlines()]) or "named-checkconf refuses it"
+        raise ForwarderListUnavailable(problem[:SHOWN] if str(path) in problem else f"{path}: {problem[:SHOWN]}")
     try:
         return read_forwarders(read.output)
     except ConfigError as error:

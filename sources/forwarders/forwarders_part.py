@@ -214,7 +214,7 @@ class ForwardersPart:
             "loss": figures.loss,
             "servfail_ratio": figures.servfail,
         }
-        told = {
+        fields = {
             "forwarder_id": str(named.address),
             "forwarder_name": str(named.address),
             "status": state.status.value,
@@ -230,7 +230,7 @@ class ForwardersPart:
             "passive": watched.describe_traffic(time.monotonic()),
             **{name: None if value is None else round(value, 2) for name, value in measured.items()},
         }
-        data = {name: value for name, value in told.items() if value is not None}
+        data = {name: value for name, value in fields.items() if value is not None}
         await self._offer("forwarder_health", data, key=f"{self._outlet.server} {named.address}")
 
     async def _publish_update(self) -> None:

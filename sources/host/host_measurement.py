@@ -66,10 +66,10 @@ class HostMeter:
         whole = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)  # in `user` already
         busy = whole - times.idle - getattr(times, "iowait", 0.0)
         before, self._cpu = self._cpu, (busy, whole)
-        told: dict[str, Any] = {"cpu_count": _attempt(_count_cpus)}
+        figures: dict[str, Any] = {"cpu_count": _attempt(_count_cpus)}
         if before is not None and whole > before[1]:
-            told["cpu_usage"] = _percent(busy - before[0], whole - before[1])
-        return told
+            figures["cpu_usage"] = _percent(busy - before[0], whole - before[1])
+        return figures
 
     def _measure_load(self) -> dict[str, Any]:
         loads = psutil.getloadavg()
@@ -113,26 +113,26 @@ class HostMeter:
 
     def _measure_network(self, elapsed: float) -> dict[str, Any]:
         counters = psutil.net_io_counters(pernic=True)
-        told: list[dict[str, Any]] = []
+        interfaces: list[dict[str, Any]] = []
         before, self._interfaces = self._interfaces, {}
         for name, now in sorted(counters.items(), key=lambda item: -(item[1].bytes_recv + item[1].bytes_sent)):
-            if name == "lo" or len(told) == MAX_INTERFACES:
+            if name == "lo" or len(interfaces) == MAX_INTERFACES:
                 continue
             counts = (now.bytes_recv, now.bytes_sent, now.errin + now.errout, now.dropin + now.dropout)
             self._interfaces[name] = counts
-            told.append({"name": name})
+            interfaces.append({"name": name})
             if name in before and elapsed > 0:
                 rates = [
                     max(0.0, round((new - old) / elapsed, 2)) for new, old in zip(counts, before[name], strict=True)
                 ]
-                told[-1] |= dict(zip(_RATES, rates, strict=True))
-        return {"network": sorted(told, key=lambda each: str(each["name"]))} if told else {}
+                interfaces[-1] |= dict(zip(_RATES, rates, strict=True))
+        return {"network": sorted(interfaces, key=lambda each: str(each["name"]))} if interfaces else {}
 
     def _measure_processes(self) -> dict[str, Any]:
         known, self._processes = self._processes, {}
-        told: list[dict[str, Any]] = []
+        processes: list[dict[str, Any]] = []
         for found in psutil.process_iter(["name", "create_time"]):
-            if found.info.get("name") not in self._names or len(told) == MAX_PROCESSES:
+            if found.info.get("name") not in self._names or len(processes) == MAX_PROCESSES:
                 continue
             key = (found.pid, found.info.get("create_time") or 0.0)
             process = self._processes[key] = known.get(key, found)
@@ -140,8 +140,8 @@ class HostMeter:
             if measured is not None:
                 if key not in known:
                     measured.pop("cpu_usage", None)  # it has nothing to compare with yet
-                told.append({"name": found.info["name"], "pid": found.pid, **measured})
-        return {"processes": told} if told else {}
+                processes.append({"name": found.info["name"], "pid": found.pid, **measured})
+        return {"processes": processes} if processes else {}
 
 
 _RATES = ("received_bytes_per_second", "sent_bytes_per_second", "errors_per_second", "drops_per_second")
@@ -149,14 +149,14 @@ _RATES = ("received_bytes_per_second", "sent_bytes_per_second", "errors_per_seco
 
 def _measure_process(process: psutil.Process) -> dict[str, Any]:
     with process.oneshot():
-        told: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "cpu_usage": _attempt(lambda: round(process.cpu_percent(), 1)),
             "memory_bytes": _attempt(lambda: process.memory_info().rss),
             "threads": _attempt(process.num_threads),
             "open_files": _attempt(process.num_fds),
             "uptime_s": _attempt(lambda: max(0.0, round(time.time() - process.create_time(), 1))),
         }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _list_mounts() -> list[str]:

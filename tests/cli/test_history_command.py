@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from solowire import Client
-from solowire.cli.tail import EventPrinter, ToldLimits, make_consoles, print_history
+from solowire.cli.tail import EventPrinter, ReportedLimits, make_consoles, print_history
 
 GONE = {
     "type": "about:blank",
@@ -34,7 +34,7 @@ async def show(answers: list[httpx.Response], **more: Any) -> list[dict[str, str
     printer = EventPrinter(out, as_json=False, count=None)
     types, filter = more.pop("types", None), more.pop("filter", {})
     await print_history(
-        client, "http://gateway.test", printer, notes, "30d", types, filter, told=ToldLimits(notes), **more
+        client, "http://gateway.test", printer, notes, "30d", types, filter, limits=ReportedLimits(notes), **more
     )
     return asked
 

@@ -83,9 +83,9 @@ class HistoryCommands:
 
 def _to_error(refusal: RequestError, message: FetchHistory) -> Error:
     retry_after = getattr(refusal, "retry_after", None)
-    told = Error(refusal.code, refusal.message, refusal.hint, message.id)
+    error = Error(refusal.code, refusal.message, refusal.hint, message.id)
     if retry_after is not None:
-        told.retry_after = retry_after
+        error.retry_after = retry_after
     if oldest := getattr(refusal, "members", {}).get("oldest"):
-        told.hint = f"{told.hint}: {oldest['position']}"
-    return told
+        error.hint = f"{error.hint}: {oldest['position']}"
+    return error

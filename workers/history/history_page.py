@@ -45,8 +45,8 @@ class HistoryJudge:
         resolved = resolve(wanted, view, log.catalog)
         if not resolved.selection:
             denied = resolved.denied[0] if resolved.denied else None
-            told = f"{denied.type}: {denied.hint or denied.reason}" if denied else "your role has no event types"
-            raise RequestRejected(403, "forbidden", f"nothing of it may be shown to you: {told}", "ask for other types")
+            why = f"{denied.type}: {denied.hint or denied.reason}" if denied else "your role has no event types"
+            raise RequestRejected(403, "forbidden", f"nothing of it may be shown to you: {why}", "ask for other types")
         self.denied = resolved.denied
         self.clauses = make_clauses(resolved.selection, log.catalog)
         self._log = log

@@ -195,7 +195,9 @@ class RuleEngine:
         episode = self._begin(watched, count.client, count, at, total)
         episode.client_ip = seen.client_ip
         episode.view = seen.view
-        self._tell(watched, episode, "began", seen if isinstance(seen, (ObservedQuery, PolicyHit)) else None, ratio)
+        self._add_finding(
+            watched, episode, "began", seen if isinstance(seen, (ObservedQuery, PolicyHit)) else None, ratio
+        )
 
     def _exceed_together(self, watched: _WatchedRule, count: ClientCount, at: float, total: int) -> None:
         """The same for the clients for whom there are too many episodes."""
@@ -203,7 +205,7 @@ class RuleEngine:
         if episode is None:
             episode = self._begin(watched, None, count, at, total)
             episode.clients.add(count.client)
-            self._tell(watched, episode, "began", None, None)
+            self._add_finding(watched, episode, "began", None, None)
             return
         episode.count += 1 if count.client in episode.clients else total
         if len(episode.clients) < _CLIENTS_COUNTED:
@@ -221,9 +223,9 @@ class RuleEngine:
         return episode
 
     def _end(self, watched: _WatchedRule, episode: _Episode) -> None:
-        self._tell(watched, episode, "ended", None, None)
+        self._add_finding(watched, episode, "ended", None, None)
 
-    def _tell(
+    def _add_finding(
         self,
         watched: _WatchedRule,
         episode: _Episode,

@@ -50,7 +50,7 @@ class ConfigHistory:
         self.disk = loaded
         self._has_outcomes = has_outcomes
         self._changed_at: float | None = None
-        self._told: str | None = None  # the digest that was told as edited
+        self._told_digest: str | None = None  # the digest that was told as edited
 
     def look(self, disk: ConfigSnapshot, now: float) -> list[ConfigNews]:
         """The disk has this. now: seconds that never go back."""
@@ -61,7 +61,7 @@ class ConfigHistory:
             self._changed_at = now
             return []
         self._changed_at = None
-        was_told, self._told = self._told, None
+        was_told, self._told_digest = self._told_digest, None
         if was_told is None:
             return []
         return [ConfigNews(action="reverted", status="loaded", before=before, after=disk)]
@@ -70,7 +70,7 @@ class ConfigHistory:
         """A reload has ended. The disk must have been looked at since."""
         before, after = self.loaded, self.disk
         if not success:
-            self._changed_at, self._told = None, after.digest
+            self._changed_at, self._told_digest = None, after.digest
             return [
                 ConfigNews(
                     action="rejected",
@@ -82,7 +82,7 @@ class ConfigHistory:
             ]
         if after.text is None or after.digest == before.digest:  # invalid since it was read: it is told as such
             return []
-        self.loaded, self._changed_at, self._told = after, None, None
+        self.loaded, self._changed_at, self._told_digest = after, None, None
         return [ConfigNews(action="loaded", status="loaded", before=before, after=after)]
 
     def tick(self, now: float) -> list[ConfigNews]:
@@ -92,10 +92,10 @@ class ConfigHistory:
             return []
         self._changed_at = None
         before, after = self.loaded, self.disk
-        if self._told == after.digest:
+        if self._told_digest == after.digest:
             return []
-        self._told = after.digest
+        self._told_digest = after.digest
         status: ChangeStatus = "invalid" if after.text is None else "not loaded" if self._has_outcomes else "unknown"
         if not self._has_outcomes and after.text is not None:
-            self.loaded, self._told = after, None
+            self.loaded, self._told_digest = after, None
         return [ConfigNews(action="edited", status=status, before=before, after=after, errors=after.errors)]

@@ -42,15 +42,15 @@ class ToldSpan(NamedTuple):
     server: str | None
 
 
-def covers_span(told: Iterable[ToldSpan], serial_before: int, serial: int) -> bool:
+def covers_span(spans: Iterable[ToldSpan], serial_before: int, serial: int) -> bool:
     """Whether the steps that were told lead over all serials from one to the other, without a gap."""
     end = _measure_distance(serial_before, serial)
     reached = 0
-    spans = sorted(
+    distances = sorted(
         (_measure_distance(serial_before, span.serial_before), _measure_distance(serial_before, span.serial))
-        for span in told
+        for span in spans
     )
-    for begin, upto in spans:
+    for begin, upto in distances:
         if begin > reached:
             return False
         reached = max(reached, upto)
@@ -79,10 +79,10 @@ class ToldSteps:
         clock = asyncio.get_running_loop().time
         until = clock() + WAIT_S + random.uniform(0.0, WAIT_S)  # noqa: S311 - so that of two that wait, one is first
         while True:
-            told = await self.read_spans(zone)
-            if covers_span(told, serial_before, serial):
+            spans = await self.read_spans(zone)
+            if covers_span(spans, serial_before, serial):
                 return True
-            has_others = any(span.server != self._outlet.server for span in told)
+            has_others = any(span.server != self._outlet.server for span in spans)
             if not (waits and has_others) or clock() >= until:
                 return False
             await asyncio.sleep(LOOK_S)

@@ -75,7 +75,7 @@ class ZoneFollower:
         self._call = thread.call
         self._reporter = reporter
         self._outlet = outlet
-        self._told = ToldSteps(outlet)
+        self._told_steps = ToldSteps(outlet)
         self._max_records = max_records
 
     async def follow_zone(self, held: HeldZone, key: dns.tsig.Key | None, *, is_announced: bool) -> HeldZone:
@@ -201,7 +201,7 @@ class ZoneFollower:
                 read_changes=read_changes,
             )
             skips_serials = not is_rollback and (serial - before) % 2**32 > 1
-            if skips_serials and await self._told.is_told(held.name, before, serial, waits=True):
+            if skips_serials and await self._told_steps.is_told(held.name, before, serial, waits=True):
                 await self._reporter.pass_over_step(step, until=until)
                 log_left_out(held, before, serial, 1)
             else:
@@ -240,7 +240,7 @@ class _ZoneSteps:
         self._era = held.era
         self._count = 0
         self._left_out_count = 0
-        self._told: list[ToldSpan] | None = None  # what the log had when the transfer of several steps began
+        self._known_spans: list[ToldSpan] | None = None  # what the log had when the transfer of several steps began
 
     async def take_step(self, step: SerialStep) -> None:
         """Tells a step. Raises TransferError if it doesn't fit what is held."""
@@ -257,7 +257,7 @@ class _ZoneSteps:
             for start in range(0, len(changes), CHANGES_AT_ONCE):  # as of a whole zone: so pages are the same
                 yield changes[start : start + CHANGES_AT_ONCE]
 
-        told = ZoneStep(
+        report = ZoneStep(
             identity=make_identity(held, before, serial, era),
             tally=tally_changes(changes, follower._reporter.left_out),
             soa_before=step.soa_before,
@@ -267,12 +267,12 @@ class _ZoneSteps:
         )
         try:
             if await self._is_told(before, serial, parse_soa(step.newest).serial):
-                await follower._reporter.pass_over_step(told, until=self._until)
+                await follower._reporter.pass_over_step(report, until=self._until)
                 self._left_out_count += 1
                 if serial == parse_soa(step.newest).serial:
                     log_left_out(held, parse_soa(held.soa or step.soa_before).serial, serial, self._left_out_count)
             else:
-                await follower._reporter.report_step(told, until=self._until)
+                await follower._reporter.report_step(report, until=self._until)
         except BaseException:
             self._rrsets.clear()  # they hold this step, which is not told as a whole
             self._soa = None
@@ -284,12 +284,12 @@ class _ZoneSteps:
 
     async def _is_told(self, before: int, serial: int, newest: int) -> bool:
         """Whether the log has the step, where another source may have told it as a part of a longer one."""
-        told, zone = self._follower._told, self._held.name
+        told_steps, zone = self._follower._told_steps, self._held.name
         if (serial - before) % 2**32 > 1:
-            return await told.is_told(zone, before, serial, waits=True)
-        if self._told is None and serial != newest:
-            self._told = await told.read_spans(zone)
-        return self._told is not None and covers_span(self._told, before, serial)
+            return await told_steps.is_told(zone, before, serial, waits=True)
+        if self._known_spans is None and serial != newest:
+            self._known_spans = await told_steps.read_spans(zone)
+        return self._known_spans is not None and covers_span(self._known_spans, before, serial)
 
     async def save(self) -> HeldZone:
         """Writes down what was told, when the gateway has it; returns the zone as it is held then."""

@@ -96,7 +96,7 @@ class ZoneWatch:
         self._unseen: set[ZoneName] = set()  # zones that have not been looked at since the start
         self._deaf_until: dict[ZoneName, float] = {}  # too large ones, which a NOTIFY doesn't help
         self._troubles: dict[ZoneName | str, TransferError] = {}
-        self._said: dict[ZoneName | str, str] = {}
+        self._logged: dict[ZoneName | str, str] = {}
         self._said_at = 0.0
         self._listed_at = -math.inf
         self._several: set[str] = set()
@@ -322,8 +322,8 @@ class ZoneWatch:
             self._status.set_waiting("; ".join(texts) + more)
         else:
             self._status.set_running()
-        is_new = any(self._said.get(name) != trouble.message for name, trouble in self._troubles.items())
-        if is_new or (self._said and not self._troubles):
+        is_new = any(self._logged.get(name) != trouble.message for name, trouble in self._troubles.items())
+        if is_new or (self._logged and not self._troubles):
             self._log_troubles()
 
     def _has_begun(self) -> bool:
@@ -340,14 +340,14 @@ class ZoneWatch:
                 self._log_troubles()
 
     def _log_troubles(self) -> None:
-        for name in self._said.keys() - self._troubles.keys():
+        for name in self._logged.keys() - self._troubles.keys():
             logger.info("zone_watched_again", zone=str(name))
-        shown = sorted(self._troubles.items(), key=lambda item: (item[0] in self._said, str(item[0])))
+        shown = sorted(self._troubles.items(), key=lambda item: (item[0] in self._logged, str(item[0])))
         for name, trouble in shown[: 4 * _SHOWN]:
             logger.warning("zone_unreadable", zone=str(name), reason=trouble.message, hint=trouble.hint)
         if len(shown) > 4 * _SHOWN:
             logger.warning("zones_unreadable", count=len(shown), hint="the first of them are named above")
-        self._said = {name: trouble.message for name, trouble in self._troubles.items()}
+        self._logged = {name: trouble.message for name, trouble in self._troubles.items()}
         self._said_at = self._clock()
 
     def _explain_disk(self, error: Exception) -> TransferError:

@@ -117,13 +117,13 @@ class LegacyTranslator:
         row = frame_data.make_forwarder(data, id=data.get("forwarder_id"), seen=event.timestamp)
         id, status = row["id"], row["status"]
         before = self._known.find_status(str(id), offset)
-        said = {"own": row} if event.user is not None else {"seen": row} if self._is_replay else {}
-        if not said:
+        context = {"own": row} if event.user is not None else {"seen": row} if self._is_replay else {}
+        if not context:
             self._known.note_forwarder(row, offset)
         self._note_status(event, id, status, offset)
         frames = []
         if self._wants("health_update", event.type):
-            frames.append(_REPLACED + self._write("health_update", event, said))
+            frames.append(_REPLACED + self._write("health_update", event, context))
         if before not in (None, status) and self._wants("forwarder_status_change", event.type):
             change = {"forwarder_id": id, "old_status": before, "new_status": status, "forwarder_name": row["name"]}
             frames.append(self._write("forwarder_status_change", event, change))
@@ -158,8 +158,8 @@ class LegacyTranslator:
     def _note_host(self, event: Event, data: Data, made: Data, offset: int) -> None:
         """What the host has said, and not what was made up where it said nothing."""
         if event.user is None:
-            said = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
-            self._known.note_host(str(data.get("host") or ""), said, offset)
+            figures = {name: made[name] for name in made.keys() & data.keys() if data[name] is not None}
+            self._known.note_host(str(data.get("host") or ""), figures, offset)
 
     def _write(self, name: str, event: Event, data: Data) -> bytes:
         severity = data.get("level") or data.get("severity")
