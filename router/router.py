@@ -117,11 +117,11 @@ MAX_INTERNAL_EVENTS = 1000
 class HistoryQuestions(Protocol):
     """Where questions about history go: they are answered beside the router (`solowire.router.history`)."""
 
-    def add(self, peer: bytes, question: HistoryRequest) -> None: ...
+    def add_question(self, peer: bytes, question: HistoryRequest) -> None: ...
 
-    def cancel(self, peer: bytes, request: int) -> None: ...
+    def cancel_question(self, peer: bytes, request: int) -> None: ...
 
-    def forget(self, peer: bytes) -> None: ...
+    def forget_peer(self, peer: bytes) -> None: ...
 
 
 class Router:
@@ -226,9 +226,9 @@ class Router:
             case ReplayCancel():
                 self.replays.cancel(peer, message.request)
             case HistoryRequest():
-                self._history.add(peer, message)
+                self._history.add_question(peer, message)
             case HistoryCancel():
-                self._history.cancel(peer, message.request)
+                self._history.cancel_question(peer, message.request)
             case StatsRequest():
                 self._send(peer, self._make_stats_response(message))
             case DrainRequest() | UndrainRequest():
@@ -601,7 +601,7 @@ class Router:
     def _drop_cursor(self, peer: bytes) -> None:
         self._cursors.pop(peer, None)
         self.replays.forget(peer)
-        self._history.forget(peer)
+        self._history.forget_peer(peer)
 
     def _make_cursor(self, peer: bytes, message: Join, now: float) -> ShardCursor | None:
         if message.shard is None:

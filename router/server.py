@@ -287,7 +287,7 @@ class _RouterServer:
         if absent and (self._probing is None or self._probing.done()):
             self._probing = self._loop.create_task(self._probe_absent(absent))
         self._tick()
-        self._history.note_end(self._router.journal.last_offset)
+        self._history.note_log_end(self._router.journal.last_offset)
 
     def close(self) -> None:
         for handle in (self._planned, self._releasing, self._replaying):

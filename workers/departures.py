@@ -138,7 +138,7 @@ class Departures:
         self._connections.discard(connection)
         self._heartbeats.discard(connection)
         self._handshake.cancel(connection)
-        self._history.cancel_all(connection)
+        self._history.cancel_tasks(connection)
         if self._dialects is not None:
             self._dialects.forget_connection(connection)
         self._users.remove(connection)

@@ -504,7 +504,7 @@ class Shard:
     def revoke(self, revocations: Iterable[Revocation], now: float) -> int:
         """These have just come into force: whom they cover is closed in this same turn. How many that are."""
         table = index_revocations(revocations)
-        self.history.revoke(table, now)
+        self.history.apply_revocations(table, now)
         found = [c for c in self.connections if table.covers(c.identity)]
         return self._departures.eject(found, CloseCode.unauthenticated, "token_revoked")
 

@@ -31,7 +31,7 @@ from solowire.router.history.index_terms import (
     OWNED,
     OWNERS,
     TYPES,
-    end_of_prefix,
+    find_prefix_end,
     make_plain_term,
     make_value_term,
 )
@@ -106,9 +106,9 @@ class AttributeIndex:
         self._segments: list[tuple[int, int]] = [(first, last) for first, last, _ in rows]  # oldest first
         self._broad: OrderedDict[int, None] = OrderedDict()  # keys of what is in too many places, the latest last
         self._owned = {first for first, _, is_owned in rows if is_owned}  # segments with events for one user alone
-        self.start = self._segments[0][0] if self._segments else start
-        self._open = OpenSegment(self._segments[-1][1] if self._segments else start, unindexed)
-        self.covered = self._open.start
+        self.start_offset = self._segments[0][0] if self._segments else start
+        self._open_segment = OpenSegment(self._segments[-1][1] if self._segments else start, unindexed)
+        self.covered_offset = self._open_segment.start_offset
 
     def _connect(self, epoch: str) -> sqlite3.Connection:
         if self._path is not None:
@@ -142,38 +142,49 @@ class AttributeIndex:
         return None if found is None else (int(found[0]), float(found[1]))
 
     @property
-    def room(self) -> int:
+    def room_count(self) -> int:
         """How many records the open segment still takes; 0 if it has to be sealed first."""
-        return self._open.start + SEGMENT_EVENTS - self.covered if self._open.bytes < SEGMENT_BYTES else 0
+        return (
+            self._open_segment.start_offset + SEGMENT_EVENTS - self.covered_offset
+            if self._open_segment.byte_count < SEGMENT_BYTES
+            else 0
+        )
 
-    def add(self, records: Sequence[Record], upto: int) -> None:
-        """Takes what lies behind `covered` and up to `upto`, no more than `room`; less where SEGMENT_BYTES are full."""
+    def add_records(self, records: Sequence[Record], upto: int) -> None:
+        """Takes what lies behind `covered_offset` and up to `upto`, no more than `room_count`.
+
+        It is less where SEGMENT_BYTES are full.
+        """
         for offset, owner, body in records:
-            self._open.add(offset, owner, body)
-            if self._open.bytes >= SEGMENT_BYTES:
-                self.covered = offset
+            self._open_segment.add_record(offset, owner, body)
+            if self._open_segment.byte_count >= SEGMENT_BYTES:
+                self.covered_offset = offset
                 return
-        self.covered = upto
+        self.covered_offset = upto
 
-    def seal(self, last_at: float) -> None:
+    def seal_segment(self, last_at: float) -> None:
         """Writes the open segment, and begins the next. last_at: when the log took the newest record of it."""
-        segment = (self._open.start, self.covered)
-        rows = sorted((segment[0], term, array("H", places).tobytes()) for term, places in self._open.list_rows())
+        segment = (self._open_segment.start_offset, self.covered_offset)
+        rows = sorted(
+            (segment[0], term, array("H", places).tobytes()) for term, places in self._open_segment.list_rows()
+        )
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
-            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", (*segment, last_at, self._open.is_owned))
+            self._db.execute(
+                "INSERT INTO segments VALUES (?, ?, ?, ?)", (*segment, last_at, self._open_segment.is_owned)
+            )
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self._segments.append(segment)
-        if self._open.is_owned:
+        if self._open_segment.is_owned:
             self._owned.add(segment[0])
-        self._open = OpenSegment(self.covered, self._unindexed)
+        self._open_segment = OpenSegment(self.covered_offset, self._unindexed)
 
-    def trim(self, start: int) -> None:
+    def forget_trimmed(self, start: int) -> None:
         """Forgets a segment of which the log, which begins behind `start`, has nothing any more; one at a time."""
         if not self._segments or self._segments[0][1] > start:
             return
@@ -184,7 +195,7 @@ class AttributeIndex:
         self._db.execute("COMMIT")
         del self._segments[0]
         self._owned.discard(oldest)
-        self.start = self._segments[0][0] if self._segments else self._open.start
+        self.start_offset = self._segments[0][0] if self._segments else self._open_segment.start_offset
         [free] = self._db.execute("PRAGMA freelist_count").fetchone()
         [pages] = self._db.execute("PRAGMA page_count").fetchone()
         if free > max(FREE_PAGES, pages // 4):
@@ -192,7 +203,7 @@ class AttributeIndex:
 
     # ----------------------------------------------------------------------------------------- questions
 
-    def find(
+    def find_parts(
         self, user: str, clauses: Sequence[HistoryClause] | None, after: int, upto: int, *, is_descending: bool
     ) -> Iterator[Part]:
         """Where what `user` may want of the log behind `after` and up to `upto` can be: part by part, in order.
@@ -216,24 +227,24 @@ class AttributeIndex:
     def _split_range(self, after: int, upto: int) -> list[tuple[int, int, int | None]]:
         """The range in parts, each with the segment that it lies in; None where nothing is known."""
         parts: list[tuple[int, int, int | None]] = []
-        if after < self.start:
-            parts.append((after, min(upto, self.start), None))
-        whole = [*self._segments, (self._open.start, self.covered)]
+        if after < self.start_offset:
+            parts.append((after, min(upto, self.start_offset), None))
+        whole = [*self._segments, (self._open_segment.start_offset, self.covered_offset)]
         for start, last in whole[max(0, bisect_left(whole, (after, 0)) - 1) :]:
             low, high = max(after, start), min(upto, last)
             if start >= upto:
                 break
             if low < high:
                 parts.append((low, high, start))
-        if upto > self.covered:
-            parts.append((max(after, self.covered), upto, None))
+        if upto > self.covered_offset:
+            parts.append((max(after, self.covered_offset), upto, None))
         return parts
 
     def _find_places(self, segment: int, user: str, clauses: Sequence[HistoryClause] | None) -> list[int] | None:
         """Where in a segment what is wanted can be, sorted; None if that is anywhere."""
         others: set[int] = set()
-        if segment == self._open.start:
-            others = self._open.find_others(user)
+        if segment == self._open_segment.start_offset:
+            others = self._open_segment.find_others(user)
         elif segment in self._owned:
             others = self._read_exactly(segment, OWNED) - set().union(
                 *self._list_places(segment, make_plain_term(OWNERS, user))
@@ -265,11 +276,11 @@ class AttributeIndex:
         """Where one of the values is; types for the attribute "". None if that is in too many places."""
         if len(values) > MAX_VALUES:
             return None
-        if segment == self._open.start:
+        if segment == self._open_segment.start_offset:
             open_places = (
-                self._open.find_values(attribute, values, are_names=are_names)
+                self._open_segment.find_values(attribute, values, are_names=are_names)
                 if attribute
-                else self._open.find_types(values)
+                else self._open_segment.find_types(values)
             )
             return open_places if len(open_places) <= MAX_PLACES else None
         key = hash((segment, attribute, are_names, *values))  # one that is met by chance costs a look at the segment
@@ -282,7 +293,7 @@ class AttributeIndex:
                 term, is_prefix = make_value_term(attribute, value), are_names
             else:
                 term, is_prefix = make_plain_term(TYPES, value.removesuffix("*")), value == FAMILY
-            for places in self._list_places(segment, term, end_of_prefix(term) if is_prefix else None):
+            for places in self._list_places(segment, term, find_prefix_end(term) if is_prefix else None):
                 found.update(places)
                 if len(found) > MAX_PLACES:
                     self._broad[key] = None

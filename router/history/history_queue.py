@@ -28,7 +28,7 @@ class HistoryQueue:
     def __len__(self) -> int:
         return sum(map(len, self._by_peer.values()))
 
-    def add(self, peer: bytes, question: HistoryRequest) -> None:
+    def add_question(self, peer: bytes, question: HistoryRequest) -> None:
         asked = self._by_peer.setdefault(peer, OrderedDict())
         asked[question.request] = question
         self._turns.setdefault(question.user)
@@ -37,7 +37,7 @@ class HistoryQueue:
             hint = "whoever waits for it is told to ask again"
             logger.warning("history_request_dropped", peer=peer.decode(errors="replace"), waiting=len(asked), hint=hint)
 
-    def cancel(self, peer: bytes, request: int) -> None:
+    def cancel_question(self, peer: bytes, request: int) -> None:
         """Nobody waits for the answer any more."""
         asked = self._by_peer.get(peer)
         if asked is not None:
@@ -45,7 +45,7 @@ class HistoryQueue:
             if not asked:
                 del self._by_peer[peer]
 
-    def forget(self, peer: bytes) -> None:
+    def forget_peer(self, peer: bytes) -> None:
         """The shard has gone."""
         self._by_peer.pop(peer, None)
 
@@ -56,7 +56,7 @@ class HistoryQueue:
                 found = next((question for question in asked.values() if question.user == user), None)
                 if found is not None:
                     self._turns.move_to_end(user)
-                    self.cancel(peer, found.request)
+                    self.cancel_question(peer, found.request)
                     return peer, found
             del self._turns[user]
         return None

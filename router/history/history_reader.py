@@ -77,7 +77,7 @@ class HistoryReader:
     @property
     def indexed_offset(self) -> int:
         """Up to where the log is in the index."""
-        return self._index.covered if self._index is not None else 0
+        return self._index.covered_offset if self._index is not None else 0
 
     # ----------------------------------------------------------------------------------------- the index
 
@@ -98,19 +98,19 @@ class HistoryReader:
         self.last_offset = bounds.last
         index = self._index or self._open_index(bounds)
         self._index = index
-        index.trim(bounds.start)
-        if index.covered < bounds.start:  # all that it had is gone from the log
+        index.forget_trimmed(bounds.start)
+        if index.covered_offset < bounds.start:  # all that it had is gone from the log
             self._index = None
             index.close()
             if self._index_path is not None:
                 remove_files(self._index_path)
             return True
-        upto = min(bounds.last, index.covered + min(STEP_RECORDS, index.room))
-        if upto > index.covered:
-            index.add(self._journal.read(index.covered, upto, STEP_RECORDS), upto)
-        if not index.room:
-            index.seal(self._journal.read_time(index.covered) or 0.0)
-        return bounds.last > index.covered
+        upto = min(bounds.last, index.covered_offset + min(STEP_RECORDS, index.room_count))
+        if upto > index.covered_offset:
+            index.add_records(self._journal.read(index.covered_offset, upto, STEP_RECORDS), upto)
+        if not index.room_count:
+            index.seal_segment(self._journal.read_time(index.covered_offset) or 0.0)
+        return bounds.last > index.covered_offset
 
     def _open_index(self, bounds: Bounds) -> AttributeIndex:
         index = AttributeIndex(self._index_path, self._epoch, bounds.start, self._unindexed)
@@ -139,32 +139,32 @@ class HistoryReader:
 
     # ----------------------------------------------------------------------------------------- questions
 
-    def answer(self, question: HistoryRequest, pause: Callable[[], None] = _go_on) -> HistoryResponse:
+    def answer_question(self, question: HistoryRequest, pause: Callable[[], None] = _go_on) -> HistoryResponse:
         """The next part of what is asked for. pause: called between two reads, so that others have their turn."""
         try:
             with self._journal.hold():
-                return self._answer(question, self._journal.bounds(), pause)
+                return self._answer_within(question, self._journal.bounds(), pause)
         except JournalUnavailable as error:
             logger.error("journal_unreadable", history=True, reason=str(error), hint="see the disk")
             return HistoryResponse(question.request, self._epoch, 0, 0, 0, [], "unreadable")
 
-    def _answer(self, question: HistoryRequest, bounds: Bounds, pause: Callable[[], None]) -> HistoryResponse:
+    def _answer_within(self, question: HistoryRequest, bounds: Bounds, pause: Callable[[], None]) -> HistoryResponse:
         for bound in (question.since, question.until):
             if bound is not None and bound.offset is not None:
                 if bound.epoch != self._epoch:
-                    return self._refuse(question, bounds, "epoch")
+                    return self._make_refusal(question, bounds, "epoch")
                 if bound.offset > bounds.last:
-                    return self._refuse(question, bounds, "future")
+                    return self._make_refusal(question, bounds, "future")
         while (start := self._find_start(question.since, bounds)) is not None:
             end = max(start, self._find_end(question.until, bounds))
-            events, reached = self._collect(question, start, end, pause)
+            events, reached = self._collect_events(question, start, end, pause)
             bounds = self._journal.bounds()
             if bounds.start <= start:
                 return HistoryResponse(question.request, self._epoch, start, end, reached, events)
             # Some of it was trimmed while it was read: what is asked for from the oldest on is read again.
-        return self._refuse(question, bounds, "retention")
+        return self._make_refusal(question, bounds, "retention")
 
-    def _refuse(self, question: HistoryRequest, bounds: Bounds, reason: str) -> HistoryResponse:
+    def _make_refusal(self, question: HistoryRequest, bounds: Bounds, reason: str) -> HistoryResponse:
         at = self._journal.read_time(bounds.start + 1)
         return HistoryResponse(question.request, self._epoch, bounds.start, bounds.last, 0, [], reason, at or 0.0)
 
@@ -190,7 +190,7 @@ class HistoryReader:
             return until.offset
         return bounds.last if until.at is None else find_last_before(self._journal, until.at)
 
-    def _collect(
+    def _collect_events(
         self, question: HistoryRequest, start: int, end: int, pause: Callable[[], None]
     ) -> tuple[list[tuple[int, bytes]], int]:
         """Events of the range, and up to where it has been looked at: the other bound, if that is all."""
@@ -199,7 +199,7 @@ class HistoryReader:
         events: list[tuple[int, bytes]] = []
         size = 0
         began = self._stopwatch()
-        for records, reached in self._read(question, start, end):
+        for records, reached in self._read_parts(question, start, end):
             for offset, owner, body in records:
                 if owner is not None and owner != question.user:
                     continue
@@ -214,12 +214,12 @@ class HistoryReader:
             pause()
         return events, start if is_descending else end
 
-    def _read(self, question: HistoryRequest, start: int, end: int) -> Iterator[tuple[list[Record], int]]:
+    def _read_parts(self, question: HistoryRequest, start: int, end: int) -> Iterator[tuple[list[Record], int]]:
         """Records of the range that may be wanted, in order, each time with up to where that was all."""
         is_descending = question.is_descending
         for low, high, offsets in self._find_parts(question, start, end):
             if offsets is None:
-                yield from self._scan(low, high, is_descending=is_descending)
+                yield from self._scan_log(low, high, is_descending=is_descending)
                 continue
             rest = iter(offsets)
             while chunk := list(islice(rest, READ_RECORDS)):
@@ -232,7 +232,7 @@ class HistoryReader:
         index, at = self._index, end if is_descending else start
         if index is not None:
             try:
-                for part in index.find(question.user, question.clauses, start, end, is_descending=is_descending):
+                for part in index.find_parts(question.user, question.clauses, start, end, is_descending=is_descending):
                     yield part
                     at = part[0] if is_descending else part[1]
             except sqlite3.Error as error:
@@ -243,7 +243,7 @@ class HistoryReader:
         if low < high:
             yield low, high, None
 
-    def _scan(self, low: int, high: int, *, is_descending: bool) -> Iterator[tuple[list[Record], int]]:
+    def _scan_log(self, low: int, high: int, *, is_descending: bool) -> Iterator[tuple[list[Record], int]]:
         while low < high:
             records = list(self._journal.read(low, high, READ_RECORDS, is_descending=is_descending))
             is_all = len(records) < READ_RECORDS

@@ -43,7 +43,7 @@ BURST_SECONDS = 0.03
 FOLLOW_SECONDS = 0.25
 """How often the thread looks for what is new in the log, while there is something."""
 QUIET_SECONDS = 2.0
-"""How often it looks when there was nothing new the last time, and nobody says that there is (`note_end`)."""
+"""How often it looks when there was nothing new the last time, and nobody says that there is (`note_log_end`)."""
 
 REPORT_SECONDS = 60.0
 """Between two log lines of one kind of failure: it is tried again with every look."""
@@ -86,21 +86,21 @@ class HistoryThread:
         with self._lock:
             return len(self._queue)
 
-    def add(self, peer: bytes, question: HistoryRequest) -> None:
+    def add_question(self, peer: bytes, question: HistoryRequest) -> None:
         with self._lock:
-            self._queue.add(peer, question)
+            self._queue.add_question(peer, question)
         self._news.set()
 
-    def cancel(self, peer: bytes, request: int) -> None:
+    def cancel_question(self, peer: bytes, request: int) -> None:
         with self._lock:
-            self._queue.cancel(peer, request)
+            self._queue.cancel_question(peer, request)
 
-    def forget(self, peer: bytes) -> None:
+    def forget_peer(self, peer: bytes) -> None:
         """The shard has gone."""
         with self._lock:
-            self._queue.forget(peer)
+            self._queue.forget_peer(peer)
 
-    def note_end(self, last_offset: int) -> None:
+    def note_log_end(self, last_offset: int) -> None:
         """The log ends there now: the thread looks, if it has not seen that yet."""
         if last_offset != self._seen_offset:
             self._news.set()
@@ -123,7 +123,7 @@ class HistoryThread:
                     reader = self._make_reader()
                 is_busy = self._take_turn(reader)
             except Exception as error:
-                self._report(error)
+                self._report_error(error)
             if not is_busy:
                 self._end_slice()
                 self._news.wait(QUIET_SECONDS if self._is_quiet else FOLLOW_SECONDS)
@@ -146,7 +146,7 @@ class HistoryThread:
         if taken is None:
             return has_more
         peer, question = taken
-        answer = reader.answer(question, self._pause)
+        answer = reader.answer_question(question, self._pause)
         self._call_back(partial(self._send, peer, answer))
         self.answer_count += 1
         self._pause()
@@ -175,7 +175,7 @@ class HistoryThread:
         self._pace.record_rest(now - self._began_at, factor)
         self._began_at = now
 
-    def _report(self, error: Exception) -> None:
+    def _report_error(self, error: Exception) -> None:
         """Has the failure logged by the loop. Only what nobody has thought of comes with a traceback."""
         if isinstance(error, JournalUnavailable):
             event = "journal_unreadable"

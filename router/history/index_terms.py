@@ -51,7 +51,7 @@ def _encode(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
-def end_of_prefix(prefix: bytes) -> bytes:
+def find_prefix_end(prefix: bytes) -> bytes:
     """The first of the terms that come behind all that begin so; UTF-8 has no byte 0xFF."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
@@ -68,7 +68,7 @@ def list_plain_rows(kind: bytes, known: Places) -> Iterator[tuple[bytes, list[in
 
 def _share_rows(prefix: bytes, terms: list[tuple[str, int | list[int]]]) -> Iterator[tuple[bytes, list[int]]]:
     """Rows with their places. Only what begins a row is encoded: this is done for each value of a segment."""
-    terms.sort(key=_term_of)
+    terms.sort(key=_get_term)
     begins = ""  # the term of the row that is being filled
     shared: list[int] = []
     marked = b""  # the next row begins right behind a term that has a row of its own, whatever term comes first
@@ -97,5 +97,5 @@ def _share_rows(prefix: bytes, terms: list[tuple[str, int | list[int]]]) -> Iter
         yield marked or prefix + _encode(begins), shared
 
 
-def _term_of(term: tuple[str, int | list[int]]) -> str:
+def _get_term(term: tuple[str, int | list[int]]) -> str:
     return term[0]

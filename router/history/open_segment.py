@@ -32,8 +32,8 @@ class OpenSegment:
     """
 
     def __init__(self, start: int, unindexed: frozenset[str] = frozenset()) -> None:
-        self.start = start
-        self.bytes = 0
+        self.start_offset = start
+        self.byte_count = 0
         self._unindexed = unindexed
         self._types: Places = {}
         self._values: dict[str, Places] = {}
@@ -44,12 +44,12 @@ class OpenSegment:
         """Whether it has events for one user alone."""
         return bool(self._owners)
 
-    def add(self, offset: int, owner: str | None, body: bytes) -> None:
+    def add_record(self, offset: int, owner: str | None, body: bytes) -> None:
         """Takes a record, if it is an event."""
         event = decode_indexed(body)
         if event is None:
             return
-        place = offset - self.start - 1
+        place = offset - self.start_offset - 1
         size = EVENT_BYTES + _add(self._types, event.type, place)
         for name, value in event.attributes.items():
             if name in self._unindexed:
@@ -71,7 +71,7 @@ class OpenSegment:
                 size += PLACE_BYTES
         if owner is not None:
             size += _add(self._owners, owner, place)
-        self.bytes += size
+        self.byte_count += size
 
     def find_types(self, types: Sequence[str]) -> set[int]:
         wanted = frozenset(types)

@@ -195,10 +195,6 @@ class Reader:
         return self.state is _BLOCKED or self.state is _SLOW_BLOCKED
 
     @property
-    def is_slow(self) -> bool:
-        return self.state is _SLOW or self.state is _SLOW_BLOCKED or self.state is _RECOVERING
-
-    @property
     def is_lost(self) -> bool:
         return self.state is _LOST
 

@@ -35,10 +35,10 @@ def test_a_reader_that_is_busy_goes_once_around() -> None:
     reader.handle(Signal.writable)
     assert action_of(reader) is Action.read
     reader.handle(Signal.overfull)
-    assert (reader.is_slow, reader.next_action) == (True, Action.compact)
+    assert (reader.state, reader.next_action) == (ReaderState.SLOW, Action.compact)
     reader.handle(Signal.level)
     reader.was_busy = False
-    assert (reader.is_slow, reader.next_action) == (True, Action.share)
+    assert (reader.state, reader.next_action) == (ReaderState.RECOVERING, Action.share)
     assert not reader.check_recovered(10.0, is_free=True)
     assert not reader.check_recovered(10.0 + RECOVERY_SECONDS / 2, is_free=True)
     assert reader.check_recovered(10.0 + RECOVERY_SECONDS, is_free=True)

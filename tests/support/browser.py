@@ -35,16 +35,11 @@ class Browser:
         self._url = ""
 
     async def __aenter__(self) -> Browser:
-        program = find_browser()
-        assert program is not None, "chromium is not installed: apt-get install chromium"
-        options = [f"--user-data-dir={self._profile}", "--remote-debugging-port=0", "--no-proxy-server"]
-        with self._output.open("wb") as output:
-            command = [program, *_FLAGS, *options, "about:blank"]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = self._process = self._start()
         place = self._profile / "DevToolsActivePort"
         deadline = time.monotonic() + START_S
         while not (place.exists() and place.read_text().strip()):
-            assert self._process.poll() is None, self._output.read_text()
+            assert process.poll() is None, self._output.read_text()
             assert time.monotonic() < deadline, self._output.read_text()
             await asyncio.sleep(0.05)
         self._url = f"http://127.0.0.1:{place.read_text().split()[0]}"
@@ -62,6 +57,14 @@ class Browser:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(30)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        program = find_browser()
+        assert program is not None, "chromium is not installed: apt-get install chromium"
+        options = [f"--user-data-dir={self._profile}", "--remote-debugging-port=0", "--no-proxy-server"]
+        with self._output.open("wb") as output:
+            command = [program, *_FLAGS, *options, "about:blank"]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     async def open_tab(self, url: str) -> Tab:
         """A new tab with a page, which may not be loaded yet."""

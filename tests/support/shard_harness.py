@@ -36,9 +36,9 @@ from solowire.runtime.settings import Settings
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
-from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.shard import Shard
 from tests.support.factories import change, event
+from tests.support.memory_sockets import MemorySockets
 
 SECRET = "a secret that is long enough for HS256, really"
 WALL = 1_800_000_000.0  # unix seconds at monotonic 0

@@ -50,7 +50,7 @@ class DialectPages:
             "after": after,
         }
         query = parse_history(fields, self._catalog, now=self._clock.to_unix(now), max_limit=PAGE_EVENTS)
-        return self._start(connection, codec, query, done, now)
+        return self._start_task(connection, codec, query, done, now)
 
     def fetch_newest(
         self, connection: Connection, codec: DialectCodec, question: Mapping[str, Any], done: Done, now: float
@@ -58,15 +58,15 @@ class DialectPages:
         """Begins a page of the newest events, newest first; as `fetch_page`. question: `types` and `limit`."""
         wanted = parse_wanted(question["types"], None, None, self._catalog)
         query = HistoryQuery(wanted=wanted, limit=min(int(question["limit"]), PAGE_EVENTS), is_descending=True)
-        return self._start(connection, codec, query, done, now)
+        return self._start_task(connection, codec, query, done, now)
 
-    def _start(
+    def _start_task(
         self, connection: Connection, codec: DialectCodec, query: HistoryQuery, done: Done, now: float
     ) -> HistoryTask:
-        return self._scheduler.start(
+        return self._scheduler.start_task(
             connection.identity, query, codec, done, max_bytes=PAGE_BYTES, now=now, key=connection
         )
 
-    def cancel(self, task: HistoryTask) -> None:
+    def cancel_page(self, task: HistoryTask) -> None:
         """Nobody waits for the page any more."""
-        self._scheduler.cancel(task)
+        self._scheduler.cancel_task(task)

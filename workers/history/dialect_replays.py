@@ -46,20 +46,20 @@ class Replay:
         self.reason = ""  # why it has failed
         self.sent_count = 0
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it happened, and the fragment
-        self.next: str | None = None
+        self.next_page: str | None = None
         self.is_last = False  # there is no page behind what waits
         self.task: HistoryTask | None = None  # the page that was asked for, and has not come
         self.began_at = 0.0  # monotonic
-        self.reached = self.since  # up to where it has been sent
+        self.reached_at = self.since  # up to where it has been sent
 
-    def due_at(self, happened: float) -> float:
+    def find_due_at(self, happened: float) -> float:
         """When what happened then is to be sent."""
         return self.began_at + max(0.0, happened - self.since) / self.speed
 
     def describe(self) -> dict[str, Any]:
         """As far as is known: the total grows with each page."""
         length = self.until - self.since
-        done = 1.0 if self.status == "completed" or length <= 0 else (self.reached - self.since) / length
+        done = 1.0 if self.status == "completed" or length <= 0 else (self.reached_at - self.since) / length
         return {
             "replay_id": self.id,
             "name": self.name,
@@ -82,7 +82,7 @@ class DialectReplays:
         self._ids = count(1)
         self._replays: dict[str, Replay] = {}  # by user: the last one, as long as its connection is there
 
-    def start(
+    def start_replay(
         self,
         connection: Connection,
         make_codec: Callable[[str], DialectCodec],
@@ -106,23 +106,23 @@ class DialectReplays:
         replay = Replay(replay_id, connection, make_codec(replay_id), question)
         replay.began_at = now
         try:
-            self._fetch(replay, now)
+            self._fetch_page(replay, now)
         except RequestError as error:
             return _make_fault(error.code, f"{error.message}: {error.hint}")
         self._replays[user] = replay
         return {"replay_id": replay.id, "name": replay.name, "status": "running"}
 
-    def stop(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
+    def stop_replay(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
         """Ends the user's replay, on whichever of its connections; what the client is answered."""
-        replay = self._find(connection, replay_id)
+        replay = self._find_replay(connection, replay_id)
         stopped = replay is not None and replay.status == "running"
         if replay is not None and stopped:
-            self._end(replay, "stopped")
+            self._end_replay(replay, "stopped")
         return {"success": stopped, "replay_id": replay.id if replay is not None else replay_id}
 
-    def describe(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
+    def describe_replay(self, connection: Connection, replay_id: str | None) -> Mapping[str, Any]:
         """How far the user's last replay is."""
-        replay = self._find(connection, replay_id)
+        replay = self._find_replay(connection, replay_id)
         if replay is None:
             return _make_fault("no_such_replay", "there is no replay of yours; start_replay begins one")
         return replay.describe()
@@ -132,20 +132,20 @@ class DialectReplays:
         replay = self._replays.get(connection.identity.user)
         if replay is not None and replay.connection is connection:
             del self._replays[connection.identity.user]
-            self._end(replay, "stopped")
+            self._end_replay(replay, "stopped")
 
-    def _find(self, connection: Connection, replay_id: str | None) -> Replay | None:
+    def _find_replay(self, connection: Connection, replay_id: str | None) -> Replay | None:
         replay = self._replays.get(connection.identity.user)
         return replay if replay is not None and replay_id in (None, replay.id) else None
 
-    def _end(self, replay: Replay, status: str) -> None:
+    def _end_replay(self, replay: Replay, status: str) -> None:
         if replay.status == "running":
             replay.status = status
             replay.waiting.clear()
             if replay.task is not None:
-                self._pages.cancel(replay.task)
+                self._pages.cancel_page(replay.task)
 
-    def _fetch(self, replay: Replay, now: float) -> None:
+    def _fetch_page(self, replay: Replay, now: float) -> None:
         """Asks for the next page. Raises RequestError."""
 
         def take_page(page: HistoryPage | RequestError, then: float) -> None:
@@ -155,13 +155,13 @@ class DialectReplays:
             if isinstance(page, RequestError):
                 self._handle_rejection(replay, page, then)
                 return
-            replay.next, replay.is_last = page.next, page.complete
+            replay.next_page, replay.is_last = page.next, page.complete
             for fragment in map(bytes, page.events):
                 replay.waiting.append((self._read_moment(replay, fragment), fragment))
             self._timers.schedule(then, TimerKind.dialect_replay, replay.connection)
 
         replay.task = self._pages.fetch_page(
-            replay.connection, replay.codec, replay.question, replay.next, take_page, now
+            replay.connection, replay.codec, replay.question, replay.next_page, take_page, now
         )
 
     def _read_moment(self, replay: Replay, fragment: bytes) -> float:
@@ -170,10 +170,10 @@ class DialectReplays:
         One of a clock that is ahead comes at the end of the replay: it must not hold up those behind it for longer.
         """
         moment = _read_time(replay.codec.read_timestamp(fragment))
-        before = replay.waiting[-1][0] if replay.waiting else replay.reached
+        before = replay.waiting[-1][0] if replay.waiting else replay.reached_at
         return before if moment is None else min(moment, replay.until)
 
-    def advance(self, connection: Connection, now: float) -> None:
+    def advance_replay(self, connection: Connection, now: float) -> None:
         """Sends what is due of the connection's replay, and sees to the rest."""
         replay = self._replays.get(connection.identity.user)
         if replay is None or replay.connection is not connection or replay.status != "running":
@@ -184,20 +184,20 @@ class DialectReplays:
             self._timers.schedule(now + BUSY_SECONDS, TimerKind.dialect_replay, connection)
             return
         due: list[bytes] = []
-        while replay.waiting and len(due) < FRAMES_A_TURN and replay.due_at(replay.waiting[0][0]) <= now:
-            replay.reached, fragment = replay.waiting.popleft()
+        while replay.waiting and len(due) < FRAMES_A_TURN and replay.find_due_at(replay.waiting[0][0]) <= now:
+            replay.reached_at, fragment = replay.waiting.popleft()
             due.append(fragment)
         replay.sent_count += len(due)
         if due:
             self._dispatcher.send_frame(connection, replay.codec.encode_events(0, due), now)
         if replay.waiting:
-            due_at = max(now + STEP_SECONDS, replay.due_at(replay.waiting[0][0]))
+            due_at = max(now + STEP_SECONDS, replay.find_due_at(replay.waiting[0][0]))
             self._timers.schedule(due_at, TimerKind.dialect_replay, connection)
         elif replay.is_last:
-            self._end(replay, "completed")
+            self._end_replay(replay, "completed")
         elif replay.task is None:
             try:
-                self._fetch(replay, now)
+                self._fetch_page(replay, now)
             except RequestError as error:
                 self._handle_rejection(replay, error, now)
 
@@ -206,7 +206,7 @@ class DialectReplays:
         wait = error.retry_after if isinstance(error, RequestRejected) else None
         if wait is None:
             replay.reason = error.message
-            self._end(replay, "failed")
+            self._end_replay(replay, "failed")
         else:
             self._timers.schedule(now + max(wait, BUSY_SECONDS), TimerKind.dialect_replay, replay.connection)
 

@@ -67,7 +67,7 @@ class HistoryApi:
         except InvalidHistoryQuery:
             self._history.charge_rejected(identity.user, now)
             raise
-        task = self._history.start(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
+        task = self._history.start_task(identity, query, Codec.json, done, max_bytes=PAGE_BYTES, now=now)
         self._schedule()
         leaving = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
@@ -75,7 +75,7 @@ class HistoryApi:
         finally:
             leaving.cancel()
             if not answer.done():
-                self._history.cancel(task)
+                self._history.cancel_task(task)
                 self._schedule()  # who waits has its place
         if not answer.done():
             return None

@@ -39,7 +39,7 @@ class HistoryCommands:
         self._settings = settings
         self._clock = clock
 
-    def start(self, connection: Connection, message: FetchHistory, now: float) -> None:
+    def start_page(self, connection: Connection, message: FetchHistory, now: float) -> None:
         """Begins a page, which is sent when it is made. now: seconds, monotonic. Raises InvalidMessage."""
         if connection.state is not State.live:
             raise InvalidMessage(
@@ -67,7 +67,7 @@ class HistoryCommands:
             query = parse_history(
                 fields, self._catalog, now=self._clock.to_unix(now), max_limit=self._settings.page_events
             )
-            self._scheduler.start(
+            self._scheduler.start_task(
                 connection.identity,
                 query,
                 connection.codec,

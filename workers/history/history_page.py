@@ -82,8 +82,8 @@ def make_clauses(selection: Selection, catalog: Catalog) -> list[HistoryClause] 
 class HistoryTask:
     """A page that is being made. key: whose it is beside its user, to be cancelled with: a connection, or None.
 
-    bounds: what is still to be looked at. part: what the router has sent of it; place: how much of that has been
-    judged; cursor: up to where the range has been looked at when all of it has.
+    bounds: what is still to be looked at. part: what the router has sent of it; part_index: how much of that has
+    been judged; cursor: up to where the range has been looked at when all of it has.
     """
 
     __slots__ = (
@@ -92,20 +92,20 @@ class HistoryTask:
         "_is_end_fixed",
         "_start",
         "bytes_left",
-        "complete",
         "cursor",
-        "deadline",
+        "ends_at",
         "epoch",
         "events",
+        "has_answer",
         "identity",
+        "is_complete",
         "judge",
         "key",
         "part",
-        "place",
+        "part_index",
         "query",
         "request",
         "user",
-        "was_heard",
     )
 
     def __init__(
@@ -118,13 +118,13 @@ class HistoryTask:
         self.judge = judge
         self.key = key
         self.bytes_left = max_bytes
-        self.deadline = 0.0
+        self.ends_at = 0.0
         self.events: list[msgspec.Raw] = []
         self.part: Sequence[tuple[int, bytes]] = ()
-        self.place = 0
+        self.part_index = 0
         self.request: int | None = None
-        self.was_heard = False
-        self.complete = False
+        self.has_answer = False
+        self.is_complete = False
         self.epoch = ""
         self.cursor = 0
         self._first_bounds = _first_bounds(query)
@@ -135,7 +135,7 @@ class HistoryTask:
     @property
     def bounds(self) -> tuple[HistoryBound | None, HistoryBound | None]:
         """What is still to be looked at: (since, until)."""
-        if not self.was_heard:
+        if not self.has_answer:
             return self._first_bounds
         return HistoryBound(self.epoch, self._start), HistoryBound(self.epoch, self._end)
 
@@ -150,11 +150,11 @@ class HistoryTask:
 
     def begin_part(self, epoch: str, start: int, end: int, events: Sequence[tuple[int, bytes]]) -> None:
         """The router has answered: what is wanted lies behind `start` and up to `end`."""
-        self.was_heard = True
-        self.epoch, self.part, self.place = epoch, events, 0
+        self.has_answer = True
+        self.epoch, self.part, self.part_index = epoch, events, 0
         self._start, self._end = start, end
 
-    def advance(self, offset: int) -> None:
+    def advance_to(self, offset: int) -> None:
         """Everything up to there, or from there on, has been looked at."""
         if self.query.is_descending:
             self._end = max(0, offset - 1)
@@ -180,14 +180,16 @@ class HistoryTask:
         """The page with what has been taken; only once the router has been heard."""
         if self.query.is_descending:
             end = self._start if self._is_end_fixed else None
-            cursor = None if self.complete else HistoryCursor(self.epoch, self._end + 1, end)
+            cursor = None if self.is_complete else HistoryCursor(self.epoch, self._end + 1, end)
         else:
             cursor = HistoryCursor(self.epoch, self._start, self._end if self._is_end_fixed else None)
-        return HistoryPage(self.events, None if cursor is None else str(cursor), self.complete, list(self.judge.denied))
+        return HistoryPage(
+            self.events, None if cursor is None else str(cursor), self.is_complete, list(self.judge.denied)
+        )
 
 
 def _first_bounds(query: HistoryQuery) -> tuple[HistoryBound | None, HistoryBound | None]:
-    since, until = _bound_of(query.since), _bound_of(query.until)
+    since, until = _make_bound(query.since), _make_bound(query.until)
     after = query.after
     if after is None:
         return since, until
@@ -197,7 +199,7 @@ def _first_bounds(query: HistoryQuery) -> tuple[HistoryBound | None, HistoryBoun
     return HistoryBound(after.epoch, after.offset), end or until
 
 
-def _bound_of(bound: float | HistoryPosition | None) -> HistoryBound | None:
+def _make_bound(bound: float | HistoryPosition | None) -> HistoryBound | None:
     if bound is None:
         return None
     if isinstance(bound, HistoryPosition):

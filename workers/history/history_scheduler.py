@@ -83,7 +83,7 @@ class HistoryScheduler:
         self._asked: dict[int, HistoryTask] = {}
         self._ready: dict[HistoryTask, None] = {}  # with a part to look at, whose turn is next first
         self._pace = WorkPace(BURST_SECONDS)
-        self._turn_at = self._rested_from = 0.0
+        self._turn_at = self._rested_at = 0.0
         self._live_at = -inf
         self._has_free_place = False
         self.answered_count = self.event_count = self.rejected_count = 0
@@ -96,10 +96,10 @@ class HistoryScheduler:
         """When `run` has something to do; infinity if never."""
         if self._has_free_place:
             return 0.0
-        deadline = min((task.deadline for task in self._tasks), default=inf)
+        deadline = min((task.ends_at for task in self._tasks), default=inf)
         return min(deadline, self._turn_at if self._ready else inf)
 
-    def start(
+    def start_task(
         self,
         identity: Identity,
         query: HistoryQuery,
@@ -156,7 +156,7 @@ class HistoryScheduler:
             wanted = parse_wanted(role.defaults if role is not None else (), query.filter, None, self._log.catalog)
         judge = HistoryJudge(wanted, make_view(identity), codec, self._log)
         task = HistoryTask(identity, query, judge, key=key, max_bytes=max_bytes, now=self._clock.to_unix(now))
-        task.deadline = now + settings.max_wait_s
+        task.ends_at = now + settings.max_wait_s
         return task
 
     def check_rate(self, user: str, now: float) -> None:
@@ -175,22 +175,22 @@ class HistoryScheduler:
         """Some have come: whoever asks about others gives way."""
         self._live_at = now
 
-    def cancel(self, task: HistoryTask) -> None:
+    def cancel_task(self, task: HistoryTask) -> None:
         """Nobody waits for it any more. Who comes next has its place with the next `run`."""
         if task in self._tasks:
-            self._end(task)
+            self._end_task(task)
             self._has_free_place = True
 
-    def cancel_all(self, key: object) -> None:
+    def cancel_tasks(self, key: object) -> None:
         """The same for all with this key."""
         for task in [task for task in self._tasks if task.key is key]:
-            self.cancel(task)
+            self.cancel_task(task)
 
-    def revoke(self, table: RevocationTable, now: float) -> None:
+    def apply_revocations(self, table: RevocationTable, now: float) -> None:
         """Ends the pages of those whose tokens are revoked; they are told so."""
         for task in [task for task in self._tasks if table.covers(task.identity)]:
             if task in self._tasks:  # as in `run`
-                self._finish(task, TokenRevoked(), now)
+                self._finish_task(task, TokenRevoked(), now)
 
     def repeat_requests(self) -> None:
         """The router may have begun anew, and forgotten what it was asked."""
@@ -204,7 +204,7 @@ class HistoryScheduler:
             return
         task.request = None
         if message.refusal is not None:
-            self._finish(task, explain_refusal(message, task.query), now)
+            self._finish_task(task, explain_refusal(message, task.query), now)
             return
         task.begin_part(message.epoch, message.start, message.end, message.events)
         task.cursor = message.reached
@@ -212,68 +212,68 @@ class HistoryScheduler:
 
     def run(self, now: float) -> None:
         """One turn, in which those who are at work come one after the other; and ends whose time is over."""
-        for task in [task for task in self._tasks if task.deadline <= now]:
+        for task in [task for task in self._tasks if task.ends_at <= now]:
             if task in self._tasks:  # else whoever was told of one before has given it up
-                self._expire(task, now)
+                self._expire_task(task, now)
         self._give_places(now)
         if now < self._turn_at or not self._ready:
             return
         factor = LIVE_REST_FACTOR if now - self._live_at < LIVE_SECONDS else REST_FACTOR
-        self._pace.record_rest(now - self._rested_from, factor)
+        self._pace.record_rest(now - self._rested_at, factor)
         clock = self._clock.stopwatch
         began = clock() if clock is not None else 0.0
         took = 0.0
         while self._ready and took < TURN_SECONDS:
             task = next(iter(self._ready))
             del self._ready[task]
-            self._look_at(task, now)
+            self._judge_part(task, now)
             if clock is None:
                 return
             took = clock() - began
         self._pace.record_work(took)
-        self._rested_from = now + took
-        self._turn_at = self._rested_from + self._pace.rest_s(factor)
+        self._rested_at = now + took
+        self._turn_at = self._rested_at + self._pace.rest_s(factor)
 
-    def _look_at(self, task: HistoryTask, now: float) -> None:
+    def _judge_part(self, task: HistoryTask, now: float) -> None:
         """Judges some of the part; puts the task last, asks for more, or finishes it."""
-        end = min(task.place + RECORDS_A_STEP, len(task.part))
-        while task.place < end:
-            offset, body = task.part[task.place]
+        end = min(task.part_index + RECORDS_A_STEP, len(task.part))
+        while task.part_index < end:
+            offset, body = task.part[task.part_index]
             if not task.take_event(offset, body):  # the next page begins with it
-                self._fill(task, offset + 1 if task.query.is_descending else offset - 1, now)
+                self._fill_page(task, offset + 1 if task.query.is_descending else offset - 1, now)
                 return
-            task.place += 1
+            task.part_index += 1
             if task.is_full:
-                self._fill(task, offset, now)
+                self._fill_page(task, offset, now)
                 return
-        if task.place < len(task.part):
+        if task.part_index < len(task.part):
             self._ready[task] = None
             return
         self._pass_part(task)
-        if task.complete:
-            self._finish(task, task.make_page(), now)
+        if task.is_complete:
+            self._finish_task(task, task.make_page(), now)
         else:
             self._request_part(task)
 
-    def _fill(self, task: HistoryTask, offset: int, now: float) -> None:
+    def _fill_page(self, task: HistoryTask, offset: int, now: float) -> None:
         task.part = ()
-        task.advance(offset)
-        task.complete = task.is_passed
-        self._finish(task, task.make_page(), now)
+        task.advance_to(offset)
+        task.is_complete = task.is_passed
+        self._finish_task(task, task.make_page(), now)
 
     def _pass_part(self, task: HistoryTask) -> None:
         """All of the part has been looked at."""
         task.part = ()
-        task.advance(task.cursor + 1 if task.query.is_descending else task.cursor)
-        task.complete = task.is_passed
+        task.advance_to(task.cursor + 1 if task.query.is_descending else task.cursor)
+        task.is_complete = task.is_passed
 
-    def _expire(self, task: HistoryTask, now: float) -> None:
+    def _expire_task(self, task: HistoryTask, now: float) -> None:
         if task.part:  # what of it was not looked at is asked for again
-            if task.place:
-                task.advance(task.part[task.place - 1][0])
+            if task.part_index:
+                task.advance_to(task.part[task.part_index - 1][0])
             task.part = ()
-        if task.was_heard:
-            self._finish(task, task.make_page(), now)
+        if task.has_answer:
+            self._finish_task(task, task.make_page(), now)
             return
         if task in self._active:
             fault = "the router has not answered in time"
@@ -281,7 +281,7 @@ class HistoryScheduler:
         else:
             fault = f"for {self._settings.max_wait_s:g} s others' questions about history have had all places"
             refusal = RequestRejected(503, "history_busy", fault, "ask again in a moment", retry_after=2.0)
-        self._finish(task, refusal, now)
+        self._finish_task(task, refusal, now)
 
     # ------------------------------------------------------------------------------------------------ places
 
@@ -296,7 +296,7 @@ class HistoryScheduler:
                 if task not in self._active and not (is_first and task.user in served):
                     served.add(task.user)
                     self._active.add(task)
-                    task.deadline = now + self._settings.timeout_s
+                    task.ends_at = now + self._settings.timeout_s
                     self._request_part(task)
 
     def _request_part(self, task: HistoryTask) -> None:
@@ -317,7 +317,7 @@ class HistoryScheduler:
             )
         )
 
-    def _end(self, task: HistoryTask) -> Done:
+    def _end_task(self, task: HistoryTask) -> Done:
         done = self._tasks.pop(task)
         self._active.discard(task)
         self._ready.pop(task, None)
@@ -330,8 +330,8 @@ class HistoryScheduler:
             del self._under_way[task.user]
         return done
 
-    def _finish(self, task: HistoryTask, outcome: HistoryPage | RequestError, now: float) -> None:
-        done = self._end(task)
+    def _finish_task(self, task: HistoryTask, outcome: HistoryPage | RequestError, now: float) -> None:
+        done = self._end_task(task)
         if isinstance(outcome, HistoryPage):
             self.answered_count += 1
             self.event_count += len(outcome.events)

@@ -160,7 +160,7 @@ class CommandHandler:
                 case Refresh():
                     self._refresh(connection, message, now)
                 case FetchHistory():
-                    self._history.start(connection, message, now)
+                    self._history.start_page(connection, message, now)
                 case Stats():
                     self._dispatcher.send_reply(connection, Reply(self._describe(connection), message.id), now)
         except InvalidMessage as error:

@@ -99,7 +99,7 @@ class DialectHandler:
         if kind is TimerKind.dialect:
             self.begin(connection, now)
         else:
-            self._replays.advance(connection, now)
+            self._replays.advance_replay(connection, now)
 
     def on_message(self, connection: Connection, raw: str | bytes, now: float) -> CloseCode | None:
         """One message of a client that is not told to leave."""
@@ -180,11 +180,11 @@ class DialectHandler:
                 return self.describe()
             case "start_replay":
                 make_codec = partial(self._make_past_codec, session, details["names"])
-                return self._replays.start(connection, make_codec, details, now, self._clock.to_unix(now))
+                return self._replays.start_replay(connection, make_codec, details, now, self._clock.to_unix(now))
             case "stop_replay":
-                return self._replays.stop(connection, details.get("replay_id"))
+                return self._replays.stop_replay(connection, details.get("replay_id"))
             case _:
-                return self._replays.describe(connection, details.get("replay_id"))
+                return self._replays.describe_replay(connection, details.get("replay_id"))
 
     def _fetch_recent(self, connection: Connection, session: DialectSession, question: Question, now: float) -> None:
         """Has the newest events sent that the connection would have got, as frames, oldest first.

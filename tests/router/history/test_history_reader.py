@@ -168,7 +168,7 @@ class InMemory(RuleBasedStateMachine):
         high = None if until is None else HistoryBound("epoch", max(0, last - until))
         found: list[int] = []
         while True:
-            part = self.reader.answer(HistoryRequest(1, user, low, high, is_descending, clauses, limit))
+            part = self.reader.answer_question(HistoryRequest(1, user, low, high, is_descending, clauses, limit))
             if low is not None and (low.offset or 0) < self.start:
                 assert (part.refusal, part.start) == ("retention", self.start)
                 return
@@ -192,7 +192,7 @@ class InMemory(RuleBasedStateMachine):
     @rule(back=st.integers(0, 3), until_back=st.integers(0, 3))
     def ask_by_time(self, back: int, until_back: int) -> None:
         since, until = self.now - back, self.now - until_back
-        part = self.reader.answer(
+        part = self.reader.answer_question(
             HistoryRequest(1, "ann", HistoryBound(at=since), HistoryBound(at=until), False, None, 1000)
         )
         kept = self.log[self.start :]
@@ -274,7 +274,7 @@ def ask(reader: HistoryReader, *clauses: HistoryClause, **more: Any) -> HistoryR
     question = HistoryRequest(1, "ann", None, None, False, list(clauses) or None, 1000)
     for name, value in more.items():
         setattr(question, name, value)
-    return reader.answer(question)
+    return reader.answer_question(question)
 
 
 def offsets(part: HistoryResponse) -> list[int]:
@@ -376,7 +376,7 @@ def test_others_have_their_turn_between_two_reads(journal: SqliteJournal) -> Non
     reader = HistoryReader(journal.open_reader(), "epoch", None, lambda: 0.0)
     pauses = mock.Mock()
     question = HistoryRequest(1, "ann", None, None, False, [HistoryClause(["custom.b"])], 1000)
-    assert reader.answer(question, pauses).events == []
+    assert reader.answer_question(question, pauses).events == []
     assert pauses.call_count >= 1000 // history_reader.READ_RECORDS
     reader.close()
 
@@ -447,7 +447,9 @@ def test_an_index_that_fails_is_made_anew_and_questions_are_answered(journal: Sq
     reader = HistoryReader(journal.open_reader(), "epoch", tmp_path / "index.sqlite3", lambda: now)
     clause = HistoryClause([], [("zone", ["z3.test"], True)])
     with capture_logs() as logs:
-        with mock.patch.object(attribute_index.AttributeIndex, "add", side_effect=sqlite3.OperationalError("full")):
+        with mock.patch.object(
+            attribute_index.AttributeIndex, "add_records", side_effect=sqlite3.OperationalError("full")
+        ):
             assert not reader.follow_log()
         assert [line["event"] for line in logs] == ["history_index_lost"]
         assert len(offsets(ask(reader, clause))) == 11
@@ -504,7 +506,7 @@ def test_a_segment_that_takes_much_is_sealed_early(journal: SqliteJournal) -> No
         largest = 0
         while reader.follow_log():
             assert reader._index is not None
-            largest = max(largest, reader._index._open.bytes)
+            largest = max(largest, reader._index._open_segment.byte_count)
         assert largest < 20_000
         assert reader.indexed_offset == 500
         for number in (0, 250, 499):
@@ -535,8 +537,8 @@ def test_an_open_segment_knows_what_it_takes(length: int) -> None:
         before, _ = tracemalloc.get_traced_memory()
         segment = open_segment.OpenSegment(0)
         for number, body in enumerate(made, 1):
-            segment.add(number, None, body)
+            segment.add_record(number, None, body)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert 0.75 * taken <= segment.bytes <= 1.5 * taken
+    assert 0.75 * taken <= segment.byte_count <= 1.5 * taken

@@ -51,7 +51,7 @@ async def test_what_keeps_failing_is_one_line_a_minute(error: Exception, event: 
 
     with capture_logs() as lines, mock.patch.object(history_thread, "FOLLOW_SECONDS", 0.001):
         thread = HistoryThread(maker, send, asyncio.get_running_loop())
-        thread.add(b"shard", HistoryRequest(1, "ann", None, None, False, None, 10))
+        thread.add_question(b"shard", HistoryRequest(1, "ann", None, None, False, None, 10))
         answer = await answers.get()
         thread.close()
     assert (answer.request, answer.refusal, maker.calls) == (1, None, 101)
@@ -80,6 +80,6 @@ async def test_a_quiet_thread_looks_when_it_is_told_of_news() -> None:
         await wait_until(lambda: thread._is_quiet)
         journal.append([PublishedEvent("id", None, b"", None)], 0.0)
         journal.commit(0.0)
-        thread.note_end(journal.last_offset)
+        thread.note_log_end(journal.last_offset)
         await wait_until(lambda: thread.indexed_offset == 1)
         thread.close()

@@ -7,7 +7,7 @@ from solowire.protocol.messages import Codec
 from solowire.workers.connections.connection import Connection
 from solowire.workers.connections.dialect_client import DialectClient
 from solowire.workers.connections.heartbeat import FREE_PONGS, Heartbeats
-from solowire.workers.connections.sockets import MemorySockets
+from tests.support.memory_sockets import MemorySockets
 from tests.support.shard_harness import DIALECT
 
 

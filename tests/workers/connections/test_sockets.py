@@ -23,12 +23,13 @@ from solowire.protocol.messages import Codec
 from solowire.runtime.http_server import listen
 from solowire.runtime.tls_port import TlsPort
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.sockets import MemorySockets, Sockets
+from solowire.workers.connections.sockets import Sockets
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
 from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.net.tls_sockets import TlsSockets
 from tests.support.certificates import TRUSTING, make_tls_port
+from tests.support.memory_sockets import MemorySockets
 from tests.support.system import sockets_with
 
 SECONDS = 30.0

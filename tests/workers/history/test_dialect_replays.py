@@ -21,7 +21,6 @@ from solowire.protocol.dialect_codec import DialectCodec
 from solowire.protocol.history_query import HistoryQuery
 from solowire.workers.clock import Clock
 from solowire.workers.connections.connection import Connection, State
-from solowire.workers.connections.sockets import MemorySockets
 from solowire.workers.connections.timers import Timers
 from solowire.workers.delivery.dispatcher import Dispatcher
 from solowire.workers.history.dialect_pages import DialectPages
@@ -30,6 +29,7 @@ from solowire.workers.history.history_page import HistoryJudge, HistoryPage, His
 from solowire.workers.history.history_scheduler import Done
 from tests.domains.dns.legacy.page import read_frame
 from tests.support.factories import event
+from tests.support.memory_sockets import MemorySockets
 from tests.support.shard_harness import DIALECT, OLD_PATH
 
 START = "2026-01-01T00:00:00Z"
@@ -65,7 +65,7 @@ class FakePages(DialectPages):
         judge = HistoryJudge(parse_wanted(["*"], None, None, CATALOG), make_view(connection.identity), codec, log)
         return HistoryTask(connection.identity, query, judge, key=connection, max_bytes=1, now=now)
 
-    def cancel(self, task: HistoryTask) -> None:
+    def cancel_page(self, task: HistoryTask) -> None:
         self.cancelled.append(task)
 
 
@@ -97,7 +97,9 @@ class Place:
         return DialectCodec(self.session.make_past_translator(["record_created"], ("replay", replay_id)), "legacy")
 
     def start(self, connection: Connection | None = None, **details: Any) -> Mapping[str, Any]:
-        return self.replays.start(connection or self.page, self.make_codec, {**DETAILS, **details}, self.now, UNIX)
+        return self.replays.start_replay(
+            connection or self.page, self.make_codec, {**DETAILS, **details}, self.now, UNIX
+        )
 
     def answer(self, *minutes: int, next: str | None = None) -> None:
         """A page with a record at each of these minutes."""
@@ -118,7 +120,7 @@ class Place:
         while (at := self.timers.due_at) is not None and at <= end:
             self.now = max(self.now, at)
             while (due := self.timers.pop_due(self.now)) is not None:
-                self.replays.advance(due[1], self.now)
+                self.replays.advance_replay(due[1], self.now)
         self.now = end
 
     def sent(self, connection: Connection | None = None) -> list[str]:
@@ -142,7 +144,7 @@ def test_events_come_at_the_pace_at_which_they_came() -> None:
     assert p.sent() == ["m0", "m1"]
     p.wait(10)
     assert p.sent() == ["m0", "m1", "m2", "m10"]
-    found = p.replays.describe(p.page, answer["replay_id"])
+    found = p.replays.describe_replay(p.page, answer["replay_id"])
     assert (found["status"], found["progress"], found["processed_events"], found["total_events"]) == (
         "completed",
         100.0,
@@ -160,7 +162,7 @@ def test_an_event_of_a_clock_that_is_ahead_holds_nobody_up() -> None:
     assert p.sent() == ["m0"]
     p.wait(0.2)
     assert p.sent() == ["m0", "m30", "m1"]
-    assert p.replays.describe(p.page, replay_id)["status"] == "completed"
+    assert p.replays.describe_replay(p.page, replay_id)["status"] == "completed"
 
 
 def test_one_page_after_the_other() -> None:
@@ -183,7 +185,7 @@ def test_a_user_has_one_that_runs() -> None:
     second = p.open()
     assert p.start(second)["error"] == "replay_running"
     assert p.start(p.open("bob"))["status"] == "running"
-    assert p.replays.stop(second, first["replay_id"]) == {"success": True, "replay_id": first["replay_id"]}
+    assert p.replays.stop_replay(second, first["replay_id"]) == {"success": True, "replay_id": first["replay_id"]}
     assert [task.key for task in p.history.cancelled] == [p.page]
     assert p.start(second)["status"] == "running"
 
@@ -193,17 +195,17 @@ def test_one_that_was_stopped_sends_no_more() -> None:
     replay_id = p.start()["replay_id"]
     p.answer(0, 10)
     p.wait(0.1)
-    p.replays.stop(p.page, None)
+    p.replays.stop_replay(p.page, None)
     p.wait(60)
     assert p.sent() == ["m0"]
-    assert p.replays.describe(p.page, replay_id)["status"] == "stopped"
-    assert p.replays.stop(p.page, replay_id)["success"] is False
+    assert p.replays.describe_replay(p.page, replay_id)["status"] == "stopped"
+    assert p.replays.stop_replay(p.page, replay_id)["success"] is False
 
 
 def test_a_page_that_comes_after_the_stop_is_nothing() -> None:
     p = Place()
     p.start()
-    p.replays.stop(p.page, None)
+    p.replays.stop_replay(p.page, None)
     p.answer(0)
     p.wait(1)
     assert p.sent() == []
@@ -214,7 +216,7 @@ def test_a_connection_that_ends_takes_its_replay_along() -> None:
     p.start()
     p.replays.forget_connection(p.page)
     assert [task.key for task in p.history.cancelled] == [p.page]
-    assert p.replays.describe(p.open(), None)["error"] == "no_such_replay"
+    assert p.replays.describe_replay(p.open(), None)["error"] == "no_such_replay"
 
 
 def test_a_busy_socket_is_waited_for() -> None:
@@ -255,7 +257,7 @@ def test_history_that_can_not_be_had() -> None:
     p.history.error = None
     replay_id = p.start()["replay_id"]
     p.history.waiting.pop()(RequestRejected(410, "too_old", "that is no longer kept", ""), p.now)
-    assert p.replays.describe(p.page, replay_id)["status"] == "failed"
+    assert p.replays.describe_replay(p.page, replay_id)["status"] == "failed"
 
 
 def test_one_that_asks_too_fast_goes_on_later() -> None:
@@ -264,7 +266,7 @@ def test_one_that_asks_too_fast_goes_on_later() -> None:
     p.answer(0, next="e:1")
     p.history.error = RequestRejected(429, "too_many_questions", "you ask too much", "wait", 2.0)
     p.wait(1)
-    assert p.replays.describe(p.page, replay_id)["status"] == "running"
+    assert p.replays.describe_replay(p.page, replay_id)["status"] == "running"
     p.history.error = None
     p.wait(2)
     assert [after for _, after in p.history.questions] == [None, "e:1"]
@@ -286,7 +288,7 @@ def test_a_page_that_is_refused_for_now_is_asked_for_again(asked: list[str | Non
     p.answer(5)
     p.wait(60)
     assert p.sent()[-1] == "m5"
-    assert p.replays.describe(p.page, replay_id)["status"] == "completed"
+    assert p.replays.describe_replay(p.page, replay_id)["status"] == "completed"
 
 
 def test_a_page_is_asked_for_once() -> None:
@@ -295,7 +297,7 @@ def test_a_page_is_asked_for_once() -> None:
     p.start()
     p.answer(0, 10)
     p.wait(0.1)
-    p.replays.stop(p.page, None)
+    p.replays.stop_replay(p.page, None)
     p.start()
     p.wait(60)
     assert len(p.history.questions) == 2

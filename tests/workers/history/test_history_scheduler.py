@@ -31,7 +31,7 @@ class Asker:
     def ask(self, max_bytes: int = 2**20, key: object = None, **fields: Any) -> HistoryTask:
         b = self.b
         query = parse_history(fields, b.shard.log.catalog, now=b.now + WALL, max_limit=5000)
-        return b.shard.history.start(
+        return b.shard.history.start_task(
             self.identity,
             query,
             Codec.json,
@@ -161,11 +161,11 @@ def test_who_is_told_of_a_page_may_give_up_the_others() -> None:
 
     def give_up(outcome: HistoryPage | RequestError, now: float) -> None:
         told.append(outcome)
-        b.shard.history.cancel_all(key)
+        b.shard.history.cancel_tasks(key)
 
     query = parse_history({}, b.shard.log.catalog, now=b.now + WALL, max_limit=5000)
     for _ in range(3):
-        b.shard.history.start(asker.identity, query, Codec.json, give_up, max_bytes=2**20, now=b.now, key=key)
+        b.shard.history.start_task(asker.identity, query, Codec.json, give_up, max_bytes=2**20, now=b.now, key=key)
     b.wait(5.0)
     [outcome] = told
     assert isinstance(outcome, RequestRejected)
@@ -212,7 +212,7 @@ def test_a_shard_asks_for_a_few_at_a_time() -> None:
     askers = [Asker(b, f"user-{n}") for n in range(4)]
     tasks = [asker.ask() for asker in askers]
     assert [q.user for q in b.history_requests] == ["user-0", "user-1"]
-    b.shard.history.cancel(tasks[0])
+    b.shard.history.cancel_task(tasks[0])
     b.wait(0)
     assert [q.user for q in b.history_requests] == ["user-1", "user-2"]
     b.answer_history()
@@ -227,7 +227,7 @@ def test_who_has_no_place_comes_before_who_has_one() -> None:
     tasks = [greedy.ask() for _ in range(4)]
     Asker(b, "modest").ask()
     assert [q.user for q in b.history_requests] == ["greedy", "greedy"]
-    b.shard.history.cancel(tasks[0])
+    b.shard.history.cancel_task(tasks[0])
     b.wait(0)
     assert [q.user for q in b.history_requests] == ["greedy", "modest"]
 
@@ -239,7 +239,7 @@ def test_the_time_of_a_page_begins_with_its_place() -> None:
     task = first.ask()
     second.ask()
     b.wait(3.5)
-    b.shard.history.cancel(task)
+    b.shard.history.cancel_task(task)
     b.wait(4.9)
     assert [q.user for q in b.history_requests] == ["bob"]
     assert not second.outcomes
