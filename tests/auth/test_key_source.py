@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from solowire.algorithms import warning_pace
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.auth import key_source
 from solowire.auth.key_source import KeySource
 from solowire.auth.keys import PublicKeys
@@ -148,7 +148,7 @@ async def test_an_outage_is_told_once_a_minute_and_with_each_new_reason(
     """Whoever looks at the log an hour later sees what is wrong now."""
     async with Reader(server.url, refresh_s=0.01) as reader:
         await until(lambda: reader.given)
-        monkeypatch.setattr(warning_pace, "REPEAT_WARNING_S", 0.5)
+        monkeypatch.setattr(reader.source, "_warnings", WarningPace(0.5))
         with structlog.testing.capture_logs() as lines:
             server.status = 503
             await until(lambda: len([line for line in lines if "503" in line["reason"]]) >= 2)
