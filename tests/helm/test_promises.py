@@ -158,6 +158,7 @@ def test_only_who_must_may_reach_a_role() -> None:
     assert list_allowed(manifests, "shard", "api") == {"gateway", "others"}
     assert list_allowed(manifests, "gateway", "http") == {"edge", "source", "others"}
     assert list_allowed(manifests, "edge", "http") == {"others"}
+    assert list_allowed(manifests, "source", "api") == {"others"}
     alone = render({"networkPolicy": {"prometheusFrom": [], "edgeFrom": [{"namespaceSelector": {}}]}})
     assert list_allowed(alone, "router", "api") == set()
     assert list_allowed(alone, "gateway", "http") == {"edge"}
@@ -268,7 +269,12 @@ def test_prometheus_and_grafana_get_the_files() -> None:
         for endpoint in monitor["spec"]["endpoints"]
         if port["name"] == endpoint["port"]
     }
-    assert scraped == {("solowire-router", "api"), ("solowire-gateway", "http"), ("solowire-shard", "api")}
+    assert scraped == {
+        ("solowire-router", "api"),
+        ("solowire-gateway", "http"),
+        ("solowire-shard", "api"),
+        ("solowire-source", "api"),
+    }
 
 
 def test_tracing_is_off_unless_it_has_an_endpoint() -> None:

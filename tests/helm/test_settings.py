@@ -39,14 +39,15 @@ FIELDS = {
 
 
 def load_role(manifests: list[Manifest], role: str, folder: Path, patch: pytest.MonkeyPatch) -> Settings:
-    """The settings that are in force in a role's container: its own command reads them so."""
+    """The settings that are in force in a role's container: its own command reads them so. role: or a source's name."""
     for name in [name for name in os.environ if name.startswith("SOLOWIRE_")]:
         patch.delenv(name)
     patch.chdir(folder)
     [container] = find_workload(manifests, role)["spec"]["template"]["spec"]["containers"]
     for name, value in read_environment(container, FIELDS).items():
         patch.setenv(name, value)
-    assert container["args"] == [role, "--config", "/etc/solowire/settings.toml"]
+    assert container["args"][0] == role.partition("-")[0]
+    assert container["args"][-2:] == ["--config", "/etc/solowire/settings.toml"]
     (folder / "settings.toml").write_text(find(manifests, "ConfigMap", role)["data"]["settings.toml"])
     return load(folder / "settings.toml")
 
@@ -73,6 +74,18 @@ def test_a_role_starts_with_them(
         assert settings.find_shard_port(1) == 8001
         assert settings.find_shard_api(1) == (settings.host, 9000)
         assert settings.find_advertised_host() == "10.1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("case", "source"), [("everything", "zones"), ("everything", "host"), ("multi-zone", "forwarders")]
+)
+def test_a_source_starts_with_them(case: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It publishes at the gateways, has a name of its own, and its probes lead to its API port."""
+    settings = load_role(render(CASES[case]), f"source-{source}", tmp_path, monkeypatch)
+    assert settings.url == "http://solowire-gateway:8000"
+    assert str(settings.token_file) == "/etc/solowire-token/token"
+    assert settings.source.server == source
+    assert settings.listen.api_port == 9000
 
 
 def test_what_is_set_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
