@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from solowire.model.trace_context import TraceContext
 from solowire.observability.memory_tracer import MemoryTracer
-from solowire.observability.otlp_tracer import CLOSE_SECONDS, QUEUED_SPANS, OtlpTracer
+from solowire.observability.otlp_tracer import QUEUED_SPANS, OtlpTracer
 from solowire.observability.tracer import Tracer, TracerSettings
 from tests.support.otlp_receiver import OtlpReceiver
 
@@ -82,9 +82,11 @@ def test_what_waits_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch, receiver
 def test_a_collector_that_says_nothing_is_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it hangs the queue fills, and what has no room is counted; the end comes all the same."""
     is_over = threading.Event()
+    answered = []
 
     def hang() -> int:
-        is_over.wait(60)
+        is_over.wait(10)
+        answered.append(True)
         return 200
 
     with OtlpReceiver(hang) as slow:
@@ -93,11 +95,9 @@ def test_a_collector_that_says_nothing_is_waited_for_a_moment(monkeypatch: pytes
         assert recorded == QUEUED_SPANS
         assert tracer.dropped_count == 100
         with capture_logs() as lines:
-            began = time.monotonic()
             tracer.close()
-            took = time.monotonic() - began
+        assert answered == []  # it has not waited for the SDK, which waits for half a minute
         is_over.set()
-    assert took < 10 * CLOSE_SECONDS  # and not the SDK's half minute
     assert [line["event"] for line in lines] == ["traces_dropped_at_exit"]
 
 
