@@ -110,6 +110,7 @@ def serve(settings: Settings, index: int) -> None:
     Exit status: 0, or 1 if another process has taken its place.
     """
     load_member_keys(settings)  # what is wrong with them is one line, before anything is made
+    settings.find_advertised_host()
     domain = load_domain(settings)
     roles = load_roles(settings, domain.catalog)
     tokens = make_tokens(settings, roles, domain, create=True)

@@ -7,6 +7,7 @@ gate were closed, nobody would get in (ZAP_ENFORCE_DOMAIN).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 import structlog
@@ -20,6 +21,8 @@ from solowire.backplane.socket_reader import SocketReader
 
 logger = structlog.get_logger("solowire.bus")
 
+SAY_AGAIN_SECONDS = 10.0
+"""Strangers may knock for ever: of each kind there is a line this often."""
 _ADDRESS = "inproc://zeromq.zap.01"  # where ZeroMQ asks, in each context
 _DOMAIN = b"backplane"
 _VERSION = b"1.0"
@@ -35,7 +38,8 @@ class CurveGate:
         self, context: zmq.Context[zmq.Socket[bytes]], guarded: zmq.Socket[bytes], keys: RouterKeys, sampler: LogSampler
     ) -> None:
         self.accepted_count = self.authenticated_count = 0
-        self._sampler = sampler
+        loop = asyncio.get_running_loop()
+        self._sampler = LogSampler(logger, loop.time, loop.call_later, period=SAY_AGAIN_SECONDS)
         self._members: Collection[bytes] = ()
         self.admit(keys.members)
         # ROUTER rather than REP, which could be asked nothing more if one answer failed.

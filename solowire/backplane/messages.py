@@ -32,8 +32,6 @@ DEAD_AFTER_SECONDS = 2.4
 """A peer is given up within 3 s of its last word, the router's looking every half second included."""
 REPLAY_RECORDS = 1_000
 """Of so many records of the log an answer to Replay tells at most."""
-MAX_TCP_MESSAGE_BYTES = 64 * 2**20
-"""What one message may have where it goes over TCP: some times what any of ours has."""
 LEASE_DRAIN_FRACTION = 0.25
 """When a lease has run out, a shard has so much of the lease's time to send its users away; then the slots are free."""
 

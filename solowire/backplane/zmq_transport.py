@@ -5,7 +5,9 @@
 
 What it keeps true: nothing here waits. A send that ZeroMQ would have to block on, or to hold for a peer that isn't
 there, returns False and is the caller's to repeat: the log is the buffer, not the socket. Over TCP a socket has keys,
-or is not made; a connection whose other end is gone without a word is over within DEAD_SECONDS.
+or is not made; a connection whose other end is gone without a word is over within DEAD_SECONDS. ZeroMQ holds a whole
+part of a message of whoever connects before it asks for a key: so what is longer than PART_BYTES goes in several parts
+there, and no part may be longer.
 
 What bounds the memory of these queues is not ZeroMQ's high-water mark, which counts messages of up to some megabytes,
 but what is ever under way: from a gateway its `publish.max_held_bytes`, to a shard `solowire.router.log.shard_cursor`'s
@@ -30,7 +32,6 @@ from solowire.backplane.connection_monitor import CONNECTED, DENIED, DISCONNECTE
 from solowire.backplane.curve_gate import CurveGate
 from solowire.backplane.curve_keys import MemberKeys, RouterKeys, find_public_key
 from solowire.backplane.host_lookup import Endpoint, HostLookup, find_endpoints
-from solowire.backplane.messages import MAX_TCP_MESSAGE_BYTES
 from solowire.backplane.socket_reader import SocketReader
 from solowire.errors import ConfigError
 
@@ -46,13 +47,15 @@ HANDSHAKE_SECONDS = 3.0
 TRY_SECONDS = 2.0
 """A peer that finds no router tries the next of its addresses, and of the router's keys, after so long."""
 
+PART_BYTES = 256 * 1024
+_PART_OVERHEAD_BYTES = 1024  # CURVE's, and ZMTP's
+
 _TCP_OPTIONS = {
     zmq.HEARTBEAT_IVL: 1000,
     zmq.HEARTBEAT_TIMEOUT: int(1000 * DEAD_SECONDS),
     zmq.HEARTBEAT_TTL: int(1000 * DEAD_SECONDS),
     zmq.HANDSHAKE_IVL: int(1000 * HANDSHAKE_SECONDS),
-    # It stops strangers, too: what they send before they have shown a key is held for HANDSHAKE_SECONDS at most.
-    zmq.MAXMSGSIZE: MAX_TCP_MESSAGE_BYTES,
+    zmq.MAXMSGSIZE: PART_BYTES + _PART_OVERHEAD_BYTES,
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
     zmq.TCP_KEEPALIVE_INTVL: 5,
@@ -163,7 +166,7 @@ class RouterSocket(_Socket):
             raise OSError(error.errno, error.strerror) from None
 
     def send(self, peer: bytes, payload: bytes) -> bool:
-        return self._send_parts(self._socket, [peer, payload])
+        return self._send_parts(self._socket, [peer, payload] if self._gate is None else [peer, *_cut(payload)])
 
     def close(self) -> None:
         if self._reader is not None:
@@ -186,6 +189,8 @@ class RouterSocket(_Socket):
     def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 2:
             self._on_received(parts[0], parts[1])
+        elif self._gate is not None:
+            self._on_received(parts[0], b"".join(parts[1:]))
         else:
             self._count_dropped(parts[0], len(parts) - 1)
 
@@ -224,7 +229,9 @@ class PeerSocket(_Socket):
             self._look_for_router()
 
     def send(self, payload: bytes) -> bool:
-        return self._socket is not None and self._send_parts(self._socket, [payload])
+        if self._socket is None:
+            return False
+        return self._send_parts(self._socket, [payload] if self._tried is None else _cut(payload))
 
     def close(self) -> None:
         if self._context.closed:
@@ -306,6 +313,8 @@ class PeerSocket(_Socket):
     def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 1:
             self._on_received(parts[0])
+        elif self._tried is not None:
+            self._on_received(b"".join(parts))
         else:
             self._count_dropped(b"router", len(parts))
 
@@ -314,3 +323,10 @@ def _split(endpoint: str) -> tuple[str, int]:
     """Host and port; an IPv6 address without its brackets."""
     host, _, port = endpoint.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _cut(payload: bytes) -> list[bytes]:
+    """A payload in parts that may go over TCP."""
+    if len(payload) <= PART_BYTES:
+        return [payload]
+    return [payload[start : start + PART_BYTES] for start in range(0, len(payload), PART_BYTES)]

@@ -144,6 +144,7 @@ def up(config: Path | None, **options: Any) -> None:
     read_tracer_settings(os.environ)
     load_router_keys(settings)
     load_member_keys(settings)
+    settings.find_advertised_host()
     make_directories(settings)
     _, made = load_secret(settings, create=True)
     if made and (settings.data_dir / JOURNAL_FILE).exists():

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from solowire.backplane import messages as backplane
+from solowire.backplane.curve_keys import MemberKeys, make_pair
 from solowire.backplane.messages import VERSION, Join, ShardAddress
 from solowire.backplane.zmq_transport import PeerSocket
+from solowire.errors import ConfigError
 from solowire.router import server
 from solowire.router.log.journal import MemoryJournal
 from solowire.router.router import Router
 from solowire.runtime.data_directory import make_directories
 from solowire.runtime.machine import identify_machine
 from solowire.runtime.settings import Settings
+from solowire.runtime.settings.curve_settings import CurveSettings
 from solowire.runtime.settings.limits_settings import GroupQuota, LimitsSettings
 from solowire.runtime.settings.process_settings import AuditSettings
 from solowire.runtime.settings.router_settings import JournalSettings
-from tests.support.system import ANSWER_SECONDS
+from tests.support.system import ANSWER_SECONDS, free_ports
 
 
 async def test_what_is_set_reaches_the_coordinator(tmp_path: Path) -> None:
@@ -49,6 +53,40 @@ async def test_what_is_set_reaches_the_coordinator(tmp_path: Path) -> None:
         assert (coordinator.limits.max_connections, coordinator.limits.groups["admin"].reserved) == (50, 5)
     finally:
         router.close()
+
+
+async def test_members_are_read_again(tmp_path: Path) -> None:
+    """A key that was added to the file gets in after a reload; a file that is wrong changes nothing."""
+    router, member = make_pair(), make_pair()
+    file = tmp_path / "members"
+    file.write_text(make_pair()[0])
+    address = f"tcp://127.0.0.1:{free_ports(1)}"
+    curve = CurveSettings(secret_key=SecretStr(router[1]), member_keys_file=file)
+    made = Settings(
+        data_dir=tmp_path / "data",
+        backplane=address,
+        curve=curve,
+        journal=JournalSettings(storage="memory"),
+        audit=AuditSettings(output="off"),
+    )
+    make_directories(made)
+    running = router_of(made)
+    peer = PeerSocket(address, b"gateway-x", lambda raw: None, MemberKeys(member[1], (router[0],)))
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not peer.failure:
+                await asyncio.sleep(0.01)
+            file.write_text(f"{member[0]}\nx\n")
+            with pytest.raises(ConfigError, match="number 2"):
+                running.change_members(made)
+            assert not peer.send(b"still refused")
+            file.write_text(f"{member[0]}\n")
+            running.change_members(made)
+            while not peer.send(b"let in"):
+                await asyncio.sleep(0.01)
+    finally:
+        peer.close()
+        running.close()
 
 
 @pytest.fixture

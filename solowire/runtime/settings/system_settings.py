@@ -16,7 +16,6 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_valid
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from solowire.auth.key_places import MAX_SECRETS
-from solowire.backplane.messages import MAX_TCP_MESSAGE_BYTES
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.curve_settings import CurveSettings
@@ -49,7 +48,6 @@ MAX_SHARDS = 256
 MASKED = ("secret", "token", "accepted_secrets", "curve")
 """Settings whose values nobody is shown."""
 LOCAL_HOST = "127.0.0.1"
-_EVENT_OVERHEAD_BYTES = 1024  # what a gateway adds to an event, at most
 _IPC_PATH_LIMIT = 107  # bytes of sun_path in a unix socket's address, unix(7)
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
@@ -230,18 +228,7 @@ class Settings(LegacySettings):
                 "this",
                 "backplane",
             )
-        if self.is_networked and self._request_size > MAX_TCP_MESSAGE_BYTES:
-            raise make_conflict(
-                f"{{}} and {{}}: such a request could have {self._request_size:,} bytes on its way, and over "
-                f"tcp {MAX_TCP_MESSAGE_BYTES:,} are the most; lower one of them",
-                "publish.max_request_bytes",
-                "publish.max_request_events",
-            )
         return self
-
-    @property
-    def _request_size(self) -> int:
-        return self.publish.max_request_bytes + self.publish.max_request_events * _EVENT_OVERHEAD_BYTES
 
     def name_setting(self, path: str) -> str:
         """A setting's name as the user wrote it, for what is said of it later. path: such as `shard.flush.high_ms`."""

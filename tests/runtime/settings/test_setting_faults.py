@@ -81,10 +81,6 @@ def test_a_wrong_value_in_the_file_is_named(place: Path) -> None:
         ({"AUTH__JWKS": "keys.json"}, ["auth.issuers (by default)", "SOLOWIRE_AUTH__JWKS"]),
         ({"BACKPLANE": "tcp://0.0.0.0:7400"}, ["SOLOWIRE_BACKPLANE:", "SOLOWIRE_BACKPLANE_BIND"]),
         ({"BACKPLANE": "tcp://[::]:7400"}, ["SOLOWIRE_BACKPLANE:", "SOLOWIRE_BACKPLANE_BIND"]),
-        (
-            {"BACKPLANE": "tcp://router:7400", "PUBLISH__MAX_REQUEST_EVENTS": 70_000},
-            ["publish.max_request_bytes (by default)", "SOLOWIRE_PUBLISH__MAX_REQUEST_EVENTS", "67,108,864"],
-        ),
         ({"BACKPLANE_BIND": "tcp://[::]:7400"}, ["SOLOWIRE_BACKPLANE_BIND", "backplane (by default)"]),
         ({"CURVE__SEED": "s" * 32, "CURVE__SEED_FILE": "x"}, ["SOLOWIRE_CURVE__SEED ", "SOLOWIRE_CURVE__SEED_FILE"]),
         (
