@@ -37,7 +37,10 @@ Json = st.recursive(
     max_leaves=12,
 )
 Field = st.sampled_from(
-    ["type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id", "zone", "colour"]
+    [
+        *("type", "data", "id", "priority", "key", "user", "timestamp", "source", "correlation_id", "traceparent"),
+        *("zone", "colour"),
+    ]
 )
 Type = st.sampled_from([*CATALOG.names, "custom.x", "custom.*", "nope", ""]) | st.text()
 
@@ -465,6 +468,30 @@ def test_anything_that_looks_like_events_is_events_or_a_documented_error(items: 
     except OverflowError:
         return  # an integer that the encoding doesn't have
     survives(body, content_type)
+
+
+@given(Json, st.sampled_from([JSON, MSGPACK]), st.booleans())
+@settings(max_examples=examples(200))
+def test_whatever_stands_in_the_place_of_a_trace_context_is_ignored(
+    value: object, content_type: str, is_traced: bool
+) -> None:
+    """It fails no request, and nothing of it is kept."""
+    try:
+        body = (msgspec.msgpack.encode if content_type == MSGPACK else msgspec.json.encode)(
+            {"type": "custom.x", "data": {}, "traceparent": value}
+        )
+    except OverflowError:
+        return
+    [event] = parse(body, content_type, is_traced=is_traced)
+    assert event.traceparent is None
+
+
+def test_a_trace_context_is_kept_where_traces_are_recorded() -> None:
+    """In the one form of version 00; elsewhere it is nothing."""
+    sent = f"cc-{'1' * 32}-{'2' * 16}-03-later"
+    body = {"type": "custom.x", "data": {}, "traceparent": sent}
+    assert [event.traceparent for event in parse(body, is_traced=True)] == [f"00-{'1' * 32}-{'2' * 16}-01"]
+    assert [event.traceparent for event in parse(body)] == [None]
 
 
 @given(st.data())
