@@ -39,8 +39,8 @@ from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, 
 
 SOCKETS = 1000
 AT_A_TIME = 50
-HEARTBEAT_S = 1.0
-IDLE_S = 3
+HEARTBEAT_S = 2.0
+IDLE_S = 5
 """proxy_read_timeout."""
 VALUES: dict[str, Any] = {
     "settings": {

@@ -20,6 +20,7 @@ from tests.support.chart import (
     Manifest,
     find,
     find_workload,
+    list_pod_specs,
     load_chart,
     merge,
     render,
@@ -189,6 +190,16 @@ def test_gateways_are_scaled_by_cpu() -> None:
         {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}
     ]
     assert find_workload(manifests, "gateway")["spec"]["replicas"] == 3
+
+
+def test_a_platform_may_choose_user_ids() -> None:
+    """Where ids are given by the platform (OpenShift), `null` takes ours away, and no pod is root for it."""
+    ids = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    manifests = render({"podSecurityContext": ids, "edge": {"runAsUser": None}})
+    for name, spec in list_pod_specs(manifests):
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(spec["securityContext"]), name
+        assert not {"runAsUser", "runAsGroup"} & set(spec["containers"][0]["securityContext"]), name
+        assert spec["securityContext"]["runAsNonRoot"], name
 
 
 def test_budgets_let_one_pod_go() -> None:
