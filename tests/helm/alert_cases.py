@@ -128,7 +128,7 @@ CASES = [
     AlertCase(
         "SolowireUsersLost",
         15,
-        {OPEN: "1000x20 100x20"},
+        {OPEN: "150x20 20x20"},
         ({OPEN: "1000x20 100x2 980x20"}, {OPEN: "1000x20 600x20"}, {OPEN: "60x20 2x20"}),
     ),
     AlertCase(
@@ -183,29 +183,35 @@ CASES = [
     AlertCase(
         "SolowireLogOverloaded",
         12,
-        {f'solowire_router_publish_rejected_total{{{ROUTER},reason="overloaded"}}': "0+30x40"},
+        {f'solowire_router_publish_rejected_total{{{ROUTER},reason="overloaded"}}': "0+6x40"},
         (
-            {f'solowire_router_publish_rejected_total{{{ROUTER},reason="overloaded"}}': "0+1x40"},
+            {f'solowire_router_publish_rejected_total{{{ROUTER},reason="overloaded"}}': "0+2x40"},
             {f'solowire_router_publish_rejected_total{{{ROUTER},reason="journal_unavailable"}}': "0+30x40"},
         ),
     ),
     AlertCase(
         "SolowireGatewayOverloaded",
         12,
-        {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="overloaded"}}': "0+30x40"},
-        ({f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="too_slow"}}': "0+30x40"},),
+        {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="overloaded"}}': "0+6x40"},
+        (
+            {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="overloaded"}}': "0+2x40"},
+            {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="too_slow"}}': "0+30x40"},
+        ),
     ),
     AlertCase(
         "SolowirePublisherTooFast",
         25,
-        {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="publish_rate_limited"}}': "0+300x80"},
-        ({f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="publish_rate_limited"}}': "0+300x10 3000x80"},),
+        {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="publish_rate_limited"}}': "0+60x80"},
+        (
+            {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="publish_rate_limited"}}': "0+15x80"},
+            {f'solowire_gateway_publish_rejected_total{{{GATEWAY},reason="publish_rate_limited"}}': "0+300x10 3000x80"},
+        ),
     ),
     AlertCase(
         "SolowireShardLags",
         3,
         {f'solowire_router_shard_lag_seconds{{{ROUTER},shard="0"}}': "0 3x20"},
-        ({f'solowire_router_shard_lag_seconds{{{ROUTER},shard="0"}}': "0 3 0.5x20"},),
+        ({f'solowire_router_shard_lag_seconds{{{ROUTER},shard="0"}}': "0 3 1.5x20"},),
     ),
     AlertCase(
         "SolowireDeliverySlow",
@@ -264,10 +270,10 @@ CASES = [
     AlertCase(
         "SolowireKeysStale",
         8,
-        {f"solowire_gateway_jwks_age_seconds{{{GATEWAY}}}": INFINITE},
+        {f"solowire_gateway_jwks_age_seconds{{{GATEWAY}}}": "4000x30"},
         (
             {f"solowire_gateway_jwks_age_seconds{{{GATEWAY}}}": "0x30"},
-            {f"solowire_gateway_jwks_age_seconds{{{GATEWAY}}}": "300x30"},
+            {f"solowire_gateway_jwks_age_seconds{{{GATEWAY}}}": "3000x30"},
         ),
     ),
     AlertCase(
@@ -306,10 +312,14 @@ CASES = [
         "SolowireStrangersAtBackplane",
         20,
         {
-            f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0+5x60",
+            f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0+2x60",
             f"solowire_router_backplane_connections_authenticated_total{{{ROUTER}}}": "0+1x60",
         },
         (
+            {
+                f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0x20 5x60",
+                f"solowire_router_backplane_connections_authenticated_total{{{ROUTER}}}": "0x80",
+            },
             {
                 f"solowire_router_backplane_connections_accepted_total{{{ROUTER}}}": "0+5x60",
                 f"solowire_router_backplane_connections_authenticated_total{{{ROUTER}}}": "0+5x60",
@@ -330,7 +340,7 @@ CASES = [
         "SolowireCertificateEndsSoon",
         10,
         {f"solowire_certificate_expiry_timestamp_seconds{{{SHARD}}}": f"{DAY}x60"},
-        ({f"solowire_certificate_expiry_timestamp_seconds{{{SHARD}}}": f"{13 * DAY}x60"},),
+        ({f"solowire_certificate_expiry_timestamp_seconds{{{SHARD}}}": f"{5 * DAY}x60"},),
     ),
     AlertCase(
         "SolowireAlertsActive",

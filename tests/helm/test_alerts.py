@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.helm.alert_cases import CASES, Series
+from tests.helm.alert_cases import CASES, AlertCase, Series
 from tests.support.certificates import make_certificate
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, ready, running
 
@@ -88,8 +88,22 @@ def make_unit_test(name: str, series: Series, alert: str, minutes: int, count: i
     }
 
 
+def make_waiting_test(case: AlertCase, minutes: int) -> dict[str, Any]:
+    """One of promtool's: before it fires, the alert was pending for so long, at each evaluation."""
+    query = f'max(count_over_time(ALERTS{{alertname="{case.alert}",alertstate="pending"}}[3h]))'
+    expected = [{"labels": "{}", "value": 2 * minutes}]
+    test = make_unit_test(f"{case.alert} waits", case.fires, case.alert, case.minutes, 1)
+    test["promql_expr_test"] = [{"expr": query, "eval_time": f"{case.minutes}m", "exp_samples": expected}]
+    return test
+
+
+def read_minutes(duration: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([mh])", duration).groups()  # type: ignore[union-attr]
+    return int(number) * (60 if unit == "h" else 1)
+
+
 def test_each_alert_fires_when_it_should_and_not_when_it_should_not(tmp_path: Path) -> None:
-    """Every alert has series that fire it, and series that come near and don't."""
+    """Every alert has series that fire it, when they have lasted long enough, and series that come near and don't."""
     assert Counter(case.alert for case in CASES) == Counter(rule["alert"] for rule in read_alerts())
     tests = [make_unit_test(f"{c.alert} fires", c.fires, c.alert, c.minutes, 1) for c in CASES]
     tests += [
@@ -97,6 +111,8 @@ def test_each_alert_fires_when_it_should_and_not_when_it_should_not(tmp_path: Pa
         for c in CASES
         for n, series in enumerate(c.quiet, 1)
     ]
+    waits = {rule["alert"]: read_minutes(rule["for"]) for rule in read_alerts() if "for" in rule}
+    tests += [make_waiting_test(case, waits[case.alert]) for case in CASES if case.alert in waits]
     file = tmp_path / "alerts.json"
     # JSON is YAML.
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "30s", "tests": tests}))
