@@ -61,7 +61,10 @@ def test_a_service_may_do_little(units: Path, unit: str) -> None:
 
 def test_all_services_are_closed_alike() -> None:
     """What one of them may not do, none may."""
-    parts = {(UNITS / unit).read_text().partition("# What it may do")[2].partition("[Install]")[0] for unit in SERVICES}
+    parts = {
+        (UNITS / unit).read_text().partition("# What it may do")[2].partition("[Install]")[0].strip()
+        for unit in SERVICES
+    }
     assert len(parts) == 1
     assert "NoNewPrivileges=yes" in parts.pop()
 
@@ -71,6 +74,7 @@ def read_command(unit: str, place: str, port: int, directory: Path) -> list[str]
     [line] = re.findall(r"^ExecStart=(.+)$", (UNITS / unit).read_text(), re.MULTILINE)
     (directory / "solowire.toml").write_text(f"port = {port}\nshards = 1\n")
     line = line.replace(INSTALLED, f"{sys.executable} -m solowire").replace("%i", place)
+    line = line.replace("%%", "%").replace("$$", "$").replace("/var/lib/solowire-backups", f"{directory}/backups")
     return shlex.split(line.replace("/etc/solowire", str(directory)).replace("/var/lib/solowire", f"{directory}/data"))
 
 
@@ -135,11 +139,14 @@ def wait_until_said(service: Service, text: str) -> None:
 
 
 def test_a_machine_by_one_unit(tmp_path: Path) -> None:
-    """`up` says that it is ready, reloads by its ExecReload's signal, and ends by SIGTERM with status 0."""
+    """`up` says that it is ready, reloads by its ExecReload's signal, is backed up, and ends by SIGTERM with 0."""
     with started("solowire.service", "", free_ports(4), tmp_path) as service:
         service.wait_for("READY=1")
         service.process.send_signal(signal.SIGHUP)
         wait_until_said(service, '"settings_reloaded"')
+        subprocess.run(read_command("solowire-backup.service", "", 0, tmp_path), check=True, timeout=READY_SECONDS)
+        [backup] = (tmp_path / "backups").iterdir()
+        assert {file.name for file in backup.iterdir()} == {"journal.sqlite3", "secret", "backup.json"}
     assert "Traceback" not in service.output.read_text()
 
 
