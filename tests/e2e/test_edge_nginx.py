@@ -258,6 +258,20 @@ def test_the_configuration_knows_all_old_paths() -> None:
     }
 
 
+async def test_long_tokens_pass(edge: EdgeSystem) -> None:
+    """A token nearly as long as one may be, and its ticket, which is longer, fit through every buffer."""
+    token = edge.token(
+        "long", "viewer", scopes={"zones": [f"zone-{number:03}.customers.example" for number in range(200)]}
+    )
+    assert 7500 < len(token) < 8192
+    async with edge_client(edge) as http:
+        grant = await negotiate(http, token)
+    for url in (grant["url"], f"ws://{edge.edge_host}:{HTTP_PORT}/ws?token={token}"):
+        async with open_session(url) as session:
+            await session.say(type="hello", subscriptions=[])
+            assert (await session.hear("welcome"))["user"] == "long"
+
+
 async def test_who_is_refused_reads_why(edge: EdgeSystem) -> None:
     """401, 429 and what else the gateway says come with its code, and with the time of the next try."""
     url = f"ws://{edge.edge_host}:{HTTP_PORT}"

@@ -145,7 +145,8 @@ http {
         proxy_request_buffering off;
         proxy_max_temp_file_size 0;
         client_header_timeout 10s;
-        large_client_header_buffers 4 16k;
+        # A ticket may be 16 KB long: it names all scopes of its user.
+        large_client_header_buffers 4 20k;
         keepalive_timeout 65s;
 
         proxy_http_version 1.1;
@@ -182,6 +183,8 @@ http {
             proxy_set_header X-Solowire-Dialect "";
             {{- include "solowire.nginxHeaders" . | nindent 12 }}
             proxy_read_timeout 10s;
+            proxy_buffer_size 20k;
+            proxy_buffers 8 20k;
         }
 
         location @refused {
