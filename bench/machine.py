@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 HOST = "127.0.0.1"
 CORES = frozenset(os.sched_getaffinity(0))
 LOAD_CORES = frozenset([max(CORES)])
@@ -55,20 +57,17 @@ def cpu_seconds(pid: int) -> float:
 
 def process_tree(pid: int) -> list[int]:
     """The process and all below it, in the order of their ids."""
-    found = {pid}
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                for child in (task / "children").read_text().split():
-                    found.update(process_tree(int(child)))
-    return sorted(found)
+    try:
+        return sorted([pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))])
+    except psutil.NoSuchProcess:
+        return [pid]
 
 
 def command_line(pid: int) -> str:
     """The words of a process with a blank after each; '' if there is no such process."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
+        return "".join(f"{word} " for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
         return ""
 
 
@@ -85,20 +84,21 @@ class Memory:
 
 
 def read_memory(pid: int) -> Memory:
-    """From smaps_rollup; `merged` from ksm_stat. Raises OSError if the process is gone."""
-    found = {words[0]: int(words[1]) for words in _lines(f"/proc/{pid}/smaps_rollup")[1:]}
+    """From smaps_rollup; `merged` from ksm_stat. Raises psutil.NoSuchProcess."""
+    found = psutil.Process(pid).memory_full_info()
     merged = 0
     with contextlib.suppress(OSError):
         names = ("ksm_zero_pages", "ksm_merging_pages")
-        merged = sum(int(words[-1]) for words in _lines(f"/proc/{pid}/ksm_stat") if words[0].rstrip(":") in names)
-    return Memory(found["Pss:"] * 1024, found["Rss:"] * 1024, merged * PAGE_BYTES)
+        lines = Path(f"/proc/{pid}/ksm_stat").read_text().splitlines()
+        merged = sum(int(line.split()[-1]) for line in lines if line.split()[0].rstrip(":") in names)
+    return Memory(found.pss, found.rss, merged * PAGE_BYTES)
 
 
 def sum_memory(pids: Iterable[int]) -> Memory:
     """Of all of these processes that are there."""
     total = Memory()
     for pid in pids:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(psutil.NoSuchProcess):
             total += read_memory(pid)
     return total
 
@@ -106,23 +106,17 @@ def sum_memory(pids: Iterable[int]) -> Memory:
 def resident_mib(pid: int) -> float | None:
     """A process's resident memory in MiB; None if it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
-    except (OSError, IndexError, ValueError):
+        return float(psutil.Process(pid).memory_info().rss / 2**20)
+    except psutil.NoSuchProcess:
         return None
 
 
 def busy_seconds(cores: frozenset[int]) -> float:
     """Seconds that these cores have spent on anything since the machine started."""
-    busy = 0
-    for name, *fields in _lines("/proc/stat"):
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _, _, irq, softirq, steal, *_ = map(int, fields)
-            busy += user + nice + system + irq + softirq + steal
-    return busy / os.sysconf("SC_CLK_TCK")
-
-
-def _lines(path: str) -> list[list[str]]:
-    return [line.split() for line in Path(path).read_text().splitlines()]
+    found = psutil.cpu_times(percpu=True)
+    return float(
+        sum(sum(found[core][:7]) + found[core].steal - found[core].idle - found[core].iowait for core in cores)
+    )
 
 
 def free_ports(count: int) -> int:

@@ -178,7 +178,7 @@ class _LogAgent:
                 state=str(self.store.path),
             )
         try:
-            self.store.save(self.follower.make_checkpoint(place, self.salt))
+            self.store.save(self.follower.files.make_checkpoint(place, self.salt))
         except OSError as error:
             raise ConfigError(
                 f"the agent's state can't be kept in {self.store.path.parent}: {error.strerror}; choose another "
@@ -211,7 +211,7 @@ class _LogAgent:
                     return
                 if number % _LINES_AT_ONCE == 0:
                     await asyncio.sleep(0)
-                    self.follower.hold_new_files()
+                    self.follower.files.hold_new_files()
             if (place := self.follower.current_place()) is not None:
                 self.acknowledgements.pass_line(place)
             self.report_if_due()
@@ -269,7 +269,7 @@ class _LogAgent:
             while not drained.done():
                 if self.stop.is_set():
                     return False
-                self.follower.hold_new_files()  # the log may be rotated more than once meanwhile
+                self.follower.files.hold_new_files()  # the log may be rotated more than once meanwhile
                 self.check_condition()
                 await self.wait_for_change(drained)
                 self.waited_s = waited + self.clock() - begun
@@ -321,7 +321,7 @@ class _LogAgent:
         place = self.acknowledgements.place
         if place is None or place == self.saved_place:
             return
-        checkpoint = self.follower.make_checkpoint(place, self.salt)
+        checkpoint = self.follower.files.make_checkpoint(place, self.salt)
         try:
             await asyncio.to_thread(self.store.save, checkpoint)
         except (OSError, ConfigError) as error:
@@ -363,7 +363,7 @@ class _LogAgent:
         they were read; lost_bytes: known to be lost, if any. waited_s: for the gateway, with a full buffer: the log is
         read that much later.
         """
-        lost = {"lost_bytes": self.follower.lost_bytes} if self.follower.lost_bytes else {}
+        lost = {"lost_bytes": self.follower.files.lost_bytes} if self.follower.files.lost_bytes else {}
         logger.info(
             "log_file_progress",
             server=self.server,
@@ -372,7 +372,7 @@ class _LogAgent:
             events=self.events,
             skipped=self.skipped,
             dropped=self.follower.dropped,
-            passed_over=self.follower.passed_over,
+            passed_over=self.follower.files.passed_over,
             **lost,
             waited_s=round(self.waited_s, 1),
         )

@@ -13,8 +13,9 @@ import msgspec
 import structlog
 
 from solowire.sources.files.directory_watch import DirectoryWatch
-from solowire.sources.files.file_follower import FileFollower, Loss
+from solowire.sources.files.file_follower import FileFollower
 from solowire.sources.files.held_file import explain_way_out
+from solowire.sources.files.held_files import Loss
 
 AGAIN_S = 60.0
 MISSING_S = 5.0  # for which a rotation may leave the path without a file
@@ -99,12 +100,12 @@ class LogCondition:
 
     def check(self, follower: FileFollower, watch: DirectoryWatch) -> None:
         """Say what there is to be said now."""
-        losses, follower.losses = follower.losses, []
+        losses, follower.files.losses = follower.files.losses, []
         for loss in losses:
             self._tell_loss(loss)
-        self.hindrance = None if follower.trouble is None else str(follower.trouble)
-        self._tell_trouble(follower.trouble)
-        self._tell_missing(follower.is_missing)
+        self.hindrance = None if follower.files.trouble is None else str(follower.files.trouble)
+        self._tell_trouble(follower.files.trouble)
+        self._tell_missing(follower.files.is_missing)
         self.check_lines()
         trouble = None if watch.trouble is None else watch.trouble.strerror
         if trouble != self._watch_trouble:

@@ -49,7 +49,7 @@ def reopen(
     meanwhile: what happens while none is there.
     """
     place = follower.current_place() if line is None else Place(line.file, line.end)
-    written = msgspec.json.encode(follower.make_checkpoint(place, "ns1"))
+    written = msgspec.json.encode(follower.files.make_checkpoint(place, "ns1"))
     follower.close()
     meanwhile()
     return FileFollower(follower.path, checkpoint=msgspec.json.decode(written, type=Checkpoint))

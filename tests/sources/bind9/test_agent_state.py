@@ -256,7 +256,7 @@ def test_a_state_with_numbers_that_cannot_be(log: Path, state: Path, old: bytes,
     assert store.load_checkpoint() is None
     follower = FileFollower(log, from_start=True)
     follower.read()
-    store.save(follower.make_checkpoint(follower.current_place(), "ns1"))
+    store.save(follower.files.make_checkpoint(follower.current_place(), "ns1"))
     follower.close()
     content = store.path.read_bytes()
     assert old in content

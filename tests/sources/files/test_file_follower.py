@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from solowire.errors import BufferFull, ConfigError
 from solowire.sdk.publisher import PublisherStats
 from solowire.sources.files import log_agent
-from solowire.sources.files.file_follower import FILES_HELD, LINE_BYTES, READ_BYTES, FileFollower
+from solowire.sources.files.file_follower import LINE_BYTES, READ_BYTES, FileFollower
+from solowire.sources.files.held_files import FILES_HELD, HeldFiles
 from tests.support.examples import examples
 from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import add, read_all, until
@@ -143,7 +144,7 @@ def test_rotations_that_are_noticed_are_all_read(log: Path) -> None:
     follower = FileFollower(log)
     for number in range(FILES_HELD + 3):
         add(log, f"{number}\n")
-        follower.hold_new_files()
+        follower.files.hold_new_files()
         log.unlink()
     add(log, "last\n")
     assert read_all(follower) == [str(number) for number in range(FILES_HELD)] + ["last"]
@@ -189,11 +190,11 @@ def test_trouble_later_does_not_stop_the_old_file(log: Path) -> None:
     log.mkdir()
     add(old, "2\n")
     assert follower.read() == ["2"]
-    assert follower.trouble is not None
+    assert follower.files.trouble is not None
     log.rmdir()
     add(log, "3\n")
     assert read_all(follower) == ["3"]
-    assert follower.trouble is None
+    assert follower.files.trouble is None
 
 
 def test_close_lets_go_of_the_files(log: Path) -> None:
@@ -218,7 +219,7 @@ def test_many_rotations_of_a_quiet_log_lose_nothing(tmp_path: Path) -> None:
     with path.open("a") as old:
         path.rename(tmp_path / "log.12")
         path.touch()
-        follower.hold_new_files()
+        follower.files.hold_new_files()
         old.write("late\n")
     path.write_text("new\n")
     assert follower.read() + follower.read() == ["late", "new"]
@@ -267,7 +268,7 @@ class FollowedLog(RuleBasedStateMachine):
         self.path.rename(self.path.with_suffix(f".{self.rotations}"))
         if linger:  # the new file is there, the writer still in the old one
             self.path.touch()
-            self.follower.hold_new_files()
+            self.follower.files.hold_new_files()
             self.write(1, 3)
         self.writing.close()
         self.writing = self.path.open("ab", buffering=0)
@@ -408,13 +409,13 @@ async def test_a_full_publisher_loses_nothing(log: Path) -> None:
 async def test_the_agent_says_what_it_could_not_hold_on_to(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the publisher is full for longer than rotated files can be held, the lost ones are counted and told."""
     publisher, stop, looks = Memory(limit=1), asyncio.Event(), [0]
-    look = FileFollower.hold_new_files
+    look = HeldFiles.hold_new_files
 
-    def count_look(follower: FileFollower) -> None:
-        look(follower)
+    def count_look(files: HeldFiles) -> None:
+        look(files)
         looks[0] += 1
 
-    monkeypatch.setattr(FileFollower, "hold_new_files", count_look)
+    monkeypatch.setattr(HeldFiles, "hold_new_files", count_look)
     add(log, LINE.format("a.example") * 2)
     with capture_logs() as logs:
         agent = asyncio.create_task(run_bind9(log, publisher, server="ns1", from_start=True, zones=[], stop=stop))

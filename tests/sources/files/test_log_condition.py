@@ -33,7 +33,7 @@ class Agent:
         self.condition = LogCondition(path, "ns1", lambda: self.now, QUERY_LOG)
 
     def check(self) -> None:
-        self.follower.hold_new_files()
+        self.follower.files.hold_new_files()
         self.condition.check(self.follower, self.watch)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ def test_without_inotify_the_log_is_looked_at_and_that_is_said(
     assert [(entry["event"], entry["log_level"]) for entry in said] == [("log_file_polling", "warning")]
     assert said[0]["reason"] == "No space left on device"
     monkeypatch.undo()
-    agent.follower.hold_new_files()
+    agent.follower.files.hold_new_files()
     assert agent.watch.trouble is None
     assert agent.watch.is_watching
 
@@ -250,7 +250,7 @@ def test_the_watch_follows_the_link_and_the_directory(tmp_path: Path) -> None:
     watch = DirectoryWatch(path)
     follower = FileFollower(path, watch=watch)
     (tmp_path / "b").mkdir()
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     (tmp_path / "b" / "log").write_text("1\n")
     assert follower.read() == ["1"]
     (tmp_path / "a" / "log").write_text("2\n")
@@ -259,12 +259,12 @@ def test_the_watch_follows_the_link_and_the_directory(tmp_path: Path) -> None:
     assert follower.read() == ["2"]
     (tmp_path / "a").rename(tmp_path / "c")
     (tmp_path / "a").mkdir()
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     for number in range(3):
         (tmp_path / "a" / "log").unlink(missing_ok=True)
         (tmp_path / "a" / "log").write_text(f"new {number}\n")
     assert follower.read() == ["new 2"]
-    assert sum(loss.files for loss in follower.losses) <= 2
+    assert sum(loss.files for loss in follower.files.losses) <= 2
     follower.close()
     watch.close()
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from solowire.sources.files import file_follower
+from solowire.sources.files import held_files
 from solowire.sources.files.checkpoint import Checkpoint
 from solowire.sources.files.directory_watch import DirectoryWatch
 from solowire.sources.files.file_follower import FileFollower
@@ -89,7 +89,7 @@ def test_all_rotated_files_since_are_read_in_order(log: Path, names: tuple[str, 
     os.utime(log, (2_000_000_002, 2_000_000_002))
     follower = reopen(follower)
     assert texts(read_lines(follower)) == ["2", "3", "4"]
-    assert not follower.losses
+    assert not follower.files.losses
     follower.close()
 
 
@@ -102,7 +102,7 @@ def test_the_rest_of_the_file_of_another_day_is_read(tmp_path: Path, name: str) 
     add(first, "1\n2\n")
     follower = FileFollower(log, from_start=True)
     read_lines(follower)
-    mark = follower.make_checkpoint(follower.current_place(), "ns1")
+    mark = follower.files.make_checkpoint(follower.current_place(), "ns1")
     follower.close()
     add(first, "3\n")
     add(second, "4\n")
@@ -111,7 +111,7 @@ def test_the_rest_of_the_file_of_another_day_is_read(tmp_path: Path, name: str) 
     log.symlink_to(third)
     follower = FileFollower(log, checkpoint=mark)
     assert texts(read_lines(follower)) == ["3", "4", "5"]
-    assert follower.losses == []
+    assert follower.files.losses == []
     follower.close()
 
 
@@ -127,7 +127,7 @@ def test_the_rest_of_a_truncated_file_is_read_from_its_copy(log: Path) -> None:
         if restarts:
             follower = reopen(follower)
         assert texts(read_lines(follower)) == ["2", "ha", "3"]
-        assert not [loss for loss in follower.losses if loss.size or not loss.is_all]
+        assert not [loss for loss in follower.files.losses if loss.size or not loss.is_all]
     follower.close()
 
 
@@ -135,11 +135,11 @@ def test_a_copy_of_what_waits_unread_is_taken_though_nothing_was_read(log: Path)
     """A file that the follower has only looked at is found in its copy, too."""
     follower = FileFollower(log)
     add(log, "1\n2\n")
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     copytruncate(log, "1")
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     add(log, "3\n4\n")
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     os.rename(f"{log}.1", f"{log}.2")
     copytruncate(log, "1")
     add(log, "5\n")
@@ -155,7 +155,7 @@ def test_the_same_lines_after_a_truncation_are_other_events(log: Path) -> None:
         add(log, "same\nsame\n")
         seen += ids(read_lines(follower))
         os.truncate(log, 0)
-        follower.hold_new_files()
+        follower.files.hold_new_files()
         follower = reopen(follower)
     assert len(set(seen)) == 8
     follower.close()
@@ -167,12 +167,12 @@ def test_a_truncation_without_a_copy_is_counted(log: Path) -> None:
     add(log, "1\n")
     read_lines(follower)
     add(log, "22\n333\n")
-    follower.hold_new_files()
+    follower.files.hold_new_files()
     os.truncate(log, 0)
     add(log, "4\n")
     assert texts(read_lines(follower)) == ["4"]
-    assert [(loss.reason, loss.size, loss.is_all) for loss in follower.losses] == [("truncated", 7, False)]
-    assert follower.lost_bytes == 7
+    assert [(loss.reason, loss.size, loss.is_all) for loss in follower.files.losses] == [("truncated", 7, False)]
+    assert follower.files.lost_bytes == 7
     follower.close()
 
 
@@ -188,7 +188,7 @@ def test_a_place_that_is_gone_is_said(log: Path) -> None:
     add(log, "3\n")
     follower = reopen(follower)
     assert texts(read_lines(follower)) == ["2", "3"]
-    assert [(loss.files, loss.is_all) for loss in follower.losses] == [(0, False)]
+    assert [(loss.files, loss.is_all) for loss in follower.files.losses] == [(0, False)]
     follower.close()
 
 
@@ -197,7 +197,7 @@ def test_an_inode_that_is_used_again_is_another_file(log: Path) -> None:
     add(log, "1\n" * 10)
     follower = FileFollower(log, from_start=True)
     read_lines(follower)
-    checkpoint = follower.make_checkpoint(follower.current_place(), "ns1")
+    checkpoint = follower.files.make_checkpoint(follower.current_place(), "ns1")
     follower.close()
     log.write_text("other\n" * 10)
     follower = FileFollower(log, checkpoint=checkpoint)
@@ -222,7 +222,7 @@ def test_files_between_two_looks_are_found(log: Path) -> None:
         seen += texts(read_lines(follower))
     add(log, "last\n")
     assert seen + texts(read_lines(follower)) == [*written, "last"]
-    assert follower.losses == []
+    assert follower.files.losses == []
     follower.close()
     watch.close()
 
@@ -236,8 +236,8 @@ def test_files_that_came_and_went_unseen_are_counted(log: Path) -> None:
         log.unlink()
         add(log, "unseen\n")
     assert texts(read_lines(follower)) == ["1", "unseen"]
-    assert [loss.files for loss in follower.losses] == [2]
-    assert follower.passed_over == 2
+    assert [loss.files for loss in follower.files.losses] == [2]
+    assert follower.files.passed_over == 2
     follower.close()
     watch.close()
 
@@ -246,16 +246,16 @@ def test_removed_files_that_wait_take_no_more_than_their_share_of_the_disk(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of files that are held open and that nobody else has any more the oldest are let go, and counted."""
-    monkeypatch.setattr(file_follower, "REMOVED_BYTES", 10)
+    monkeypatch.setattr(held_files, "REMOVED_BYTES", 10)
     follower = FileFollower(log)
     for number in range(8):
         add(log, f"{number}\n")
-        follower.hold_new_files()
+        follower.files.hold_new_files()
         log.unlink()
     add(log, "last\n")
     lines = texts(read_lines(follower))
     assert lines == ["3", "4", "5", "6", "7", "last"]
-    assert (follower.passed_over, follower.lost_bytes) == (3, 6)
+    assert (follower.files.passed_over, follower.files.lost_bytes) == (3, 6)
     follower.close()
 
 
@@ -305,21 +305,21 @@ class Places(RuleBasedStateMachine):
         self.shift()
         self.path.rename(f"{self.path}.0")
         if looks:
-            self.follower.hold_new_files()
+            self.follower.files.hold_new_files()
 
     @precondition(lambda self: self.path.exists())
     @rule(looks=st.booleans())
     def copy_and_truncate(self, looks: bool) -> None:
-        self.follower.hold_new_files()  # of a file of which nothing was ever seen no copy can be known
+        self.follower.files.hold_new_files()  # of a file of which nothing was ever seen no copy can be known
         self.end_half()
         self.shift()
         copytruncate(self.path, "0")
         # Two generations in one look can't be told apart if they begin alike.
-        self.follower.hold_new_files()
+        self.follower.files.hold_new_files()
 
     @rule()
     def notice(self) -> None:
-        self.follower.hold_new_files()
+        self.follower.files.hold_new_files()
 
     @rule(whole=st.booleans())
     def read(self, whole: bool) -> None:
@@ -342,7 +342,7 @@ class Places(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        written = msgspec.json.encode(self.follower.make_checkpoint(self.place, "ns1"))
+        written = msgspec.json.encode(self.follower.files.make_checkpoint(self.place, "ns1"))
         self.follower.close()
         if self.watch is not None:
             self.watch.close()
