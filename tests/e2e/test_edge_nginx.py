@@ -6,6 +6,7 @@ These, too, run as the chart has them run: its arguments, variables, settings, p
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import signal
 import sys
@@ -270,6 +271,26 @@ async def test_long_tokens_pass(edge: EdgeSystem) -> None:
         async with open_session(url) as session:
             await session.say(type="hello", subscriptions=[])
             assert (await session.hear("welcome"))["user"] == "long"
+
+
+async def test_publishing_passes_as_it_is(edge: EdgeSystem) -> None:
+    """A large request is taken, compressed or in pieces; of one that is too large the gateway's own words arrive."""
+    events = [{"type": "custom.large", "data": {"text": "x" * 30_000}} for _ in range(100)]
+    body = msgspec.json.encode(events)
+
+    async def pieces(whole: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(whole), 65536):
+            yield whole[start : start + 65536]
+
+    async with edge_client(edge, edge.token("publisher", "publisher")) as http:
+        json_type = {"content-type": "application/json"}
+        assert (await http.post("/v1/events", content=body, headers=json_type)).json()["accepted"] == 100
+        compressed = {**json_type, "content-encoding": "gzip"}
+        assert (await http.post("/v1/events", content=gzip.compress(body), headers=compressed)).status_code == 200
+        assert (await http.post("/v1/events", content=pieces(body), headers=json_type)).status_code == 200
+        for content in (b"[" + b" " * 6_000_000 + b"]", pieces(b"[" + b" " * 6_000_000 + b"]")):
+            answer = await http.post("/v1/events", content=content, headers=json_type)
+            assert (answer.status_code, answer.json()["status"]) == (413, 413)
 
 
 async def test_who_is_refused_reads_why(edge: EdgeSystem) -> None:
