@@ -15,9 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import format_span_id, format_trace_id
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from websockets.exceptions import WebSocketException
 
+from solowire import Publisher
 from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.support.system import ANSWER_SECONDS, Session, System
 
@@ -191,6 +195,23 @@ async def test_events_of_one_request_have_traces_of_their_own(system: System, re
     assert receiver.list_trace(unsampled_id) == []
 
 
+async def test_what_the_sdk_publishes_is_beneath_the_programs_span(system: System, receiver: OtlpReceiver) -> None:
+    """Each event beneath the span in which it was published, though they leave in one request."""
+    tracer = TracerProvider(sampler=ALWAYS_ON).get_tracer("program")
+    contexts = []
+    async with Publisher(system.url, system.token("publisher", "publisher")) as publisher:
+        for _ in range(2):
+            with tracer.start_as_current_span("work") as span:
+                contexts.append(span.get_span_context())
+                await publisher.publish("custom.x", {})
+        await publisher.drain()
+    for context in contexts:
+        trace_id = format_trace_id(context.trace_id)
+        await until(lambda trace_id=trace_id: bool(named(receiver.list_trace(trace_id), "publish")))  # type: ignore[misc]
+        [found] = named(receiver.list_trace(trace_id), "publish")
+        assert found.parent == format_span_id(context.span_id)
+
+
 async def test_who_comes_back_makes_no_new_spans(system: System, receiver: OtlpReceiver) -> None:
     """An event that is read from the log again is no part of its trace: by a replay, a duplicate or a new shard."""
     text, trace_id, _ = make_traceparent()
@@ -212,12 +233,11 @@ async def test_who_comes_back_makes_no_new_spans(system: System, receiver: OtlpR
         newer, newer_id, _ = make_traceparent()
         await post(system, {"type": "custom.x", "data": {}}, traceparent=newer)
         await session.events(1)
-        await until(lambda: len(receiver.list_trace(newer_id)) == 8)
+        await until(lambda: bool(named(receiver.list_trace(newer_id), "last write")))
         await until(lambda: len(receiver.list_trace(trace_id)) == 9)
     # One span more, for the duplicate, which goes no further.
-    assert [
-        span.attributes["solowire.duplicate_count"] for span in named(receiver.list_trace(trace_id), "publish")
-    ] == [0, 1]
+    requests = named(receiver.list_trace(trace_id), "publish")
+    assert [span.attributes["solowire.duplicate_count"] for span in requests] == [0, 1]
 
 
 async def test_latency_has_an_exemplar_in_openmetrics_alone(system: System, receiver: OtlpReceiver) -> None:
