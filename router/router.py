@@ -26,6 +26,7 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.algorithms.histogram import Histogram
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.algorithms.token_bucket import BucketTable, Rate
+from solowire.algorithms.warning_pace import WarningPace
 from solowire.backplane.messages import (
     VERSION,
     Diagnose,
@@ -37,6 +38,7 @@ from solowire.backplane.messages import (
     HeartbeatResponse,
     HistoryCancel,
     HistoryRequest,
+    IndexTaken,
     Join,
     KnownRevocations,
     Lease,
@@ -149,6 +151,7 @@ class Router:
     ) -> None:
         self._history = history if history is not None else HistoryQueue()
         self._sampler = sampler or LogSampler(logger)
+        self._rival_pace = WarningPace()  # it asks twice a second, for as long as it has to wait
         self._traces = None if tracer is None else CommitTraces(tracer)
         self.journal = journal
         self.members = Membership()
@@ -488,7 +491,7 @@ class Router:
             return
         rival = self.members.find_rival(peer, message)
         if rival is not None and rival.address is not None:
-            self._refuse_rival(peer, rival.address)
+            self._refuse_rival(peer, rival.address, now)
             return
         self.drains.repeat_command(peer, message)
         is_draining = message.is_draining or (message.shard is not None and self.drains.is_wanted(message.shard.index))
@@ -520,18 +523,16 @@ class Router:
                 self._send(peer, self._states.make_snapshot(shard_cursor.cursor))
             self._send_pending(shard_cursor)
 
-    def _refuse_rival(self, peer: bytes, holder: ShardAddress) -> None:
+    def _refuse_rival(self, peer: bytes, holder: ShardAddress, now: float) -> None:
         """Tells a process that the shard is another one: it waits, or ends if it has been the shard itself before."""
-        self._sampler.write(
-            "warning",
-            "shard_index_taken",
-            peer=peer.decode(errors="replace"),
-            shard=holder.index,
-            held_by=holder.authority,
-            hint="two hosts run a shard with the same index: give one of them another; if the one that has it has "
-            "ended, its place is free when it has been silent for some seconds",
-        )
-        self._send(peer, Superseded())
+        name = peer.decode(errors="replace")
+        if self._rival_pace.is_due(name, now):
+            hint = (
+                "two hosts run a shard with the same index: give one of them another; if the one that has it is gone, "
+                "its place is free when it has been silent for some seconds"
+            )
+            logger.warning("shard_index_taken", peer=name, shard=holder.index, held_by=holder.authority, hint=hint)
+        self._send(peer, IndexTaken(holder.authority))
 
     def _on_users_connected(self, peer: bytes, message: UsersConnected) -> None:
         """Tells the shards that may still have a user. Of each connection that begins: there are none, mostly."""

@@ -32,6 +32,7 @@ from solowire.backplane.messages import (
     DrainCommand,
     Fenced,
     HistoryResponse,
+    IndexTaken,
     Join,
     Lease,
     LogAck,
@@ -396,15 +397,16 @@ class _ShardServer:
                     self._link.send_join()  # which says that it takes users again
             case Diagnose():
                 logger.warning("diagnosis", reason=message.reason, **diagnose(self._shard, self._reporter, now))
-            case Superseded() if self._is_starting:  # as long as it has nobody, it can wait
+            case IndexTaken() if self._is_starting:  # as long as it has nobody, it can wait
                 self._sampler.write(
                     "warning",
                     "shard_index_taken",
                     shard=self._shard.index,
+                    held_by=message.held_by,
                     hint="a process on another host runs as this shard; this one waits until that has ended: end it, "
                     "or name another index",
                 )
-            case Superseded():
+            case Superseded() | IndexTaken():
                 logger.error(
                     "shard_superseded",
                     shard=self._shard.index,

@@ -9,7 +9,7 @@
     ──► gateway       PublishAck, PublishNack, StatsResponse, DrainResponse, DisconnectResponse, RevokeResponse, and
                       AdmissionState with each HeartbeatResponse
     ──► shard         LogBatch, StateSnapshot, ReplayResponse, HistoryResponse, DrainCommand, UndrainCommand,
-                      DisconnectCommand, Lease, UserConnectedElsewhere, Superseded, Fenced, Diagnose
+                      DisconnectCommand, Lease, UserConnectedElsewhere, Superseded, IndexTaken, Fenced, Diagnose
 
 A peer is a shard or a gateway. It sends Join when it starts, when the router requires it (because the router has
 restarted and doesn't know the peer), and when a HeartbeatResponse tells of another ring than the peer knows. The router
@@ -508,6 +508,15 @@ class Superseded(_BackplaneMessage, tag="superseded"):
     """Another process has said hello as the same shard, later: the receiver is to end."""
 
 
+class IndexTaken(_BackplaneMessage, tag="index_taken"):
+    """A process on another host is the shard, and is heard of: the receiver is to wait, or to end if it has users.
+
+    held_by: host and port of the other one.
+    """
+
+    held_by: str
+
+
 class DrainResponse(_BackplaneMessage, tag="drain_response"):
     """The answer to DrainRequest and UndrainRequest.
 
@@ -666,6 +675,7 @@ RouterMessage = (
     | DrainCommand
     | UndrainCommand
     | Superseded
+    | IndexTaken
     | DrainResponse
     | Lease
     | UserConnectedElsewhere

@@ -67,6 +67,7 @@ FROM_ROUTER: list[Any] = [
     b.DrainCommand(),
     b.UndrainCommand(),
     b.Superseded(),
+    b.IndexTaken("10.0.0.5:8001"),
     b.Diagnose("event_loop_lag_seconds"),
     b.DrainResponse(7, None),
     b.Lease(2**41, 8, 120.0, {"viewer": 3}, 4, ["tenant"], ["192.0.2.7"]),

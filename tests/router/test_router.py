@@ -17,6 +17,7 @@ from solowire.backplane.messages import (
     Fenced,
     Heartbeat,
     HeartbeatResponse,
+    IndexTaken,
     Join,
     Lease,
     LeaseUsage,
@@ -445,7 +446,7 @@ def test_a_shard_of_another_host_waits_for_the_one_that_is_there(world: World) -
     world.router.receive(b"first", Join(VERSION, "boot-1", first, "", 0, 100), world.now)
     world.bus.sent.clear()
     world.router.receive(b"second", Join(VERSION, "boot-2", second, "", 0, 100), world.now)
-    assert [(peer, message) for peer, message in world.bus.sent] == [(b"second", Superseded())]
+    assert [(peer, message) for peer, message in world.bus.sent] == [(b"second", IndexTaken("10.0.0.1:8001"))]
     world.router.receive(b"second", Heartbeat("boot-2"), world.now)
     assert world.bus.take(b"second", RejoinRequired) == [RejoinRequired()]
     assert world.router.members.shards == [first]
