@@ -84,7 +84,7 @@ class _CountedExporter(SpanExporter):
             return result
         self.failed_count += len(spans)
         reason = reason or self._error.text
-        if self._pace.is_due(reason, time.monotonic()):
+        if self._pace.is_due("failed", time.monotonic()):  # whatever the reason: it may have addresses in it
             hint = "does the collector run, and is OTEL_EXPORTER_OTLP_ENDPOINT its address? Nothing else is affected"
             logger.warning("trace_export_failed", reason=reason, spans=len(spans), dropped=self.failed_count, hint=hint)
         return result
