@@ -202,6 +202,24 @@ def test_a_platform_may_choose_user_ids() -> None:
         assert spec["securityContext"]["runAsNonRoot"], name
 
 
+@pytest.mark.parametrize("has_both", [False, True])
+def test_services_have_the_families_that_pods_listen_on(has_both: bool) -> None:
+    """Who asks for a Service's name is given no address at which its pods refuse."""
+    manifests = render({"network": {"ipv6": has_both}, "sources": {"host": {"command": ["host"], "tokenSecret": "t"}}})
+    policies = {m["spec"].get("ipFamilyPolicy") for m in manifests if m["kind"] == "Service"}
+    assert policies == {"PreferDualStack" if has_both else "SingleStack"}
+    variables = {
+        (v["name"], v.get("value"))
+        for _, spec in list_pod_specs(manifests)
+        for container in spec["containers"]
+        for v in container.get("env", [])
+    }
+    address = "::" if has_both else "0.0.0.0"
+    assert {value for name, value in variables if name in ("SOLOWIRE_HOST", "SOLOWIRE_LISTEN__API_HOST")} == {address}
+    configuration = find(manifests, "ConfigMap", "edge")["data"]["nginx.conf"]
+    assert configuration.count("listen [::]:") == (2 if has_both else 0)
+
+
 def test_budgets_let_one_pod_go() -> None:
     """Of each role of several; the router has none, or its node could not be drained."""
     budgets = {m["metadata"]["name"]: m["spec"] for m in render() if m["kind"] == "PodDisruptionBudget"}
