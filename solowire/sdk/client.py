@@ -21,21 +21,18 @@ What it keeps true:
 * It is not silent: an attempt that fails is logged as a warning and told to `on_state`, at once where it is for a new
   reason, and once a minute while it lasts; so is a subscription that is not granted.
 
-Coming back takes full jitter between the server's `reconnect.min_ms` and a ceiling that doubles up to `max_ms`, and
-begins anew only after a connection that was steady. A `reconnect` message is obeyed without growth, but for one that
-follows on another before there was a steady connection. What a failed attempt means stands in
-`solowire.sdk.retry_policy`, and how a token is renewed in `solowire.sdk.token_renewal`.
+When it comes back says `solowire.sdk.return_schedule`, what a failed attempt means `solowire.sdk.retry_policy`, and how
+a token is renewed `solowire.sdk.token_renewal`.
 
 What is beside the state of the connection has modules of its own: `event_buffer`, `request_pacer`,
-`kept_subscriptions`, `connection_attempt`, `socket_messages`. The file is long because what is left, connecting,
-receiving and asking, shares that one state.
+`kept_subscriptions`, `connection_attempt`, `socket_messages` and those above. The file is long because what is left,
+connecting, receiving and asking, shares that one state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -50,7 +47,6 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from solowire.algorithms.backoff import MAX_RETRY_AFTER_S, Backoff
 from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ConnectionEnded, InvalidMessage, MessageRefused
 from solowire.model.subscriptions import (
@@ -106,20 +102,12 @@ from solowire.sdk.event_buffer import BufferedFrame, EventBuffer
 from solowire.sdk.history import History, Moment, make_question
 from solowire.sdk.kept_subscriptions import KeptSubscriptions, make_filter
 from solowire.sdk.request_pacer import RequestPacer
-from solowire.sdk.retry_policy import (
-    FaultKind,
-    RetryDecision,
-    close_code_of,
-    decide_retry,
-    wait_at_least,
-)
+from solowire.sdk.retry_policy import FaultKind, close_code_of
+from solowire.sdk.return_schedule import MISSED_HEARTBEATS, ReturnSchedule
 from solowire.sdk.socket_messages import receive_message, send_message
 from solowire.sdk.token_renewal import TokenRenewal
 from solowire.sdk.token_source import TokenSource, TokenUnavailable
 from solowire.sdk.trusted_certificates import make_context
-
-MISSED_HEARTBEATS = 2.5
-"""A server that has said nothing for this many of its heartbeats is dead."""
 
 MAX_UNANSWERED = 4
 """Messages on their way at once: well below the ten refusals, for rate too, that a server takes before it closes."""
@@ -208,9 +196,7 @@ class Client:
         names = None if subscriptions is None else check_names("subscriptions", subscriptions)
         self._kept = KeptSubscriptions(make_filter(check_filter("filter", filter)), names, strict=strict)
         resume = check_position("resume", resume)
-        self._reconnect = reconnect
         self._connect_timeout = connect_timeout
-        self._steady_after = steady_after
         self._on_gap = on_gap
         self._on_notice = on_notice
         self._on_state = on_state
@@ -221,15 +207,15 @@ class Client:
         self.left_out: Counter[str] = Counter()  # by event type: what the server has counted and not sent
         self.connections = 0  # so many welcomes
         self.last_reason: str | None = None  # why the last connection, or attempt at one, ended; None before the first
-        self._reconnect_ms = (reconnect_min * 1000, reconnect_max * 1000)
-        self._backoff = make_backoff(*self._reconnect_ms)
+        self._schedule = ReturnSchedule(
+            reconnect=reconnect,
+            steady_after=steady_after,
+            is_renewable=self._token.is_renewable,
+            reconnect_ms=(reconnect_min * 1000, reconnect_max * 1000),
+        )
         self._welcome: Welcome | None = None
         self._shard: int | None = None
         self._arrived_at = resume  # (epoch, cursor) of what has been received
-        self._live_since: float | None = None
-        self._lost_at: float | None = None
-        self._failing_since: float | None = None  # the last success; None: nothing has failed since
-        self._asked_away = 0  # `reconnect` messages in a row, without a steady connection between them
         self._warnings = WarningPace()
 
         self._buffer = EventBuffer(max_buffered, resume, lambda gap: self._invoke_callback(self._on_gap, gap))
@@ -411,19 +397,18 @@ class Client:
 
     async def _run(self, http: httpx.AsyncClient) -> None:
         clock = asyncio.get_running_loop().time
-        self._failing_since = clock()
+        self._schedule.begin(clock())
         try:
             while True:
-                self._live_since = None
                 try:
                     await self._run_connection(http)
                 except ConnectionLost as left:
                     self.last_reason = left.fault.text
                     now = clock()
-                    lived = 0.0 if self._live_since is None else now - self._live_since
-                    if self._live_since is not None:
-                        self._lost_at = self._failing_since = now
-                    wait = self._delay_after(left, lived)
+                    found = self._schedule.find_wait(left, now)
+                    if found is None:
+                        raise self._make_error(left) from None
+                    wait = found
                     self._report_failure(left, wait, now)
                 await asyncio.sleep(wait)
         except asyncio.CancelledError:
@@ -434,30 +419,6 @@ class Client:
             logger.info("no connection any more: %s", end)
             self._finish(end)
             self._invoke_callback(self._on_state, ConnectionState("ended", str(end)))
-
-    def _delay_after(self, left: ConnectionLost, lived: float) -> float:
-        """Seconds until the next attempt. Raises what is to be raised if there is none."""
-        fault = left.fault
-        if not self._reconnect:
-            raise self._make_error(left)
-        steady = lived > 0 and lived >= self._steady_after
-        if steady:
-            self._backoff.reset()
-            self._asked_away = 0
-        if left.is_requested:
-            self._asked_away += 1
-            spread = random.uniform(0, max(self._reconnect_ms[0] / 1000, fault.after / 10))  # noqa: S311
-            if self._asked_away == 1:
-                return fault.after + spread
-            return max(fault.after + spread, self._backoff.next_delay(at_least=fault.after))
-        trying = 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
-        action = decide_retry(
-            fault, succeeded=self.connections > 0, renewable=self._token.is_renewable, trying_s=trying
-        )
-        if action is RetryDecision.stop and not (fault.kind is FaultKind.taken and self._may_be_our_own()):
-            raise self._make_error(left)
-        at_least = fault.after if steady else wait_at_least(fault)  # a token that lived is followed by a good one
-        return self._backoff.next_delay(at_least=at_least)
 
     def _make_error(self, left: ConnectionLost) -> Exception:
         """What is to be raised when there is no way on."""
@@ -532,13 +493,6 @@ class Client:
         if asked is not None:
             asked.resolve(refusal)
 
-    def _may_be_our_own(self) -> bool:
-        """Whether the user's other connection, which is in the way, may be our last one, not yet seen as dead."""
-        if self._lost_at is None or self._welcome is None:
-            return False
-        age = asyncio.get_running_loop().time() - self._lost_at
-        return age < 2 * MISSED_HEARTBEATS * self._welcome.heartbeat_s
-
     # ------------------------------------------------------------------------------------------ one connection
 
     async def _send_hello(self, socket: ClientConnection, limit: asyncio.Timeout) -> Welcome:
@@ -572,16 +526,9 @@ class Client:
         self._kept.report_idle(self._kept.filter, welcome.subscriptions)
         self._arrived_at = (welcome.epoch, welcome.cursor)
         self._buffer.append(BufferedFrame(deque(), self._arrived_at, gap))
-        low, high = welcome.reconnect.min_ms, welcome.reconnect.max_ms
-        if (low, high) != self._reconnect_ms and 0 < low <= high <= MAX_RETRY_AFTER_S * 1000:
-            self._reconnect_ms = (low, high)
-            attempts = self._backoff.attempts
-            self._backoff = make_backoff(low, high)
-            self._backoff.attempts = attempts
         self.connections += 1
         self._pacer.reset()
-        self._live_since = asyncio.get_running_loop().time()
-        self._failing_since = None
+        self._schedule.note_connected(welcome, asyncio.get_running_loop().time())
         self._warnings.reset()
         self._socket = socket
         self._up.set()
@@ -743,9 +690,3 @@ class _PendingRequest:
         """None: the connection ended first."""
         if not self.answer.done():
             self.answer.set_result(message)
-
-
-def make_backoff(low_ms: float, high_ms: float, chance: Callable[[], float] = random.random) -> Backoff:
-    """How a client comes back that was told to wait between these two."""
-    low, high = low_ms / 1000, high_ms / 1000
-    return Backoff(min(2 * low, high), high, floor=low, random=chance)

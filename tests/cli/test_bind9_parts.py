@@ -32,5 +32,5 @@ def test_forwarders_are_probed_beside_bind_if_that_is_wanted(tmp_path: Path) -> 
 
 def test_nothing_to_watch_is_said_with_the_ways_to_name_it(tmp_path: Path) -> None:
     """An empty source would be silent for ever."""
-    with pytest.raises(ConfigError, match="--dnstap .*--query-log.*--zones-of"):
+    with pytest.raises(ConfigError, match=r"--dnstap .*--query-log.*--zones-of"):
         name_parts(tmp_path)

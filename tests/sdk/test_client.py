@@ -451,7 +451,7 @@ async def test_expired_token_is_renewed(fake: Fake) -> None:
     ) as (client, peer):
         await peer.socket.close(4401, "the token has expired")
         peer = await fake.accept()
-        client._steady_after = DEADLINE_S  # from here on no connection is a steady one
+        client._schedule.steady_after = DEADLINE_S  # from here on no connection is a steady one
         closed_at = clock()
         await peer.socket.close(4401)
         await fake.accept()
@@ -812,18 +812,18 @@ async def test_goes_when_asked_and_comes_back_when_told(fake: Fake) -> None:
         peer = await fake.accept()
         assert fake.times[-1] - asked >= 0.2
         assert peer.hello["resume"]["cursor"] == 1
-        assert client._backoff.attempts == 0
+        assert client._schedule.backoff.attempts == 0
 
 
 async def test_reconnect_in_a_loop_is_obeyed_ever_later(fake: Fake) -> None:
     """A server that sends the client away as soon as it comes makes it wait longer each time, but the first."""
     async with connected(fake, reconnect_min=0.0, reconnect_max=20.0) as (client, peer):
-        client._backoff._random = lambda: 1.0
+        client._schedule.backoff._random = lambda: 1.0
         for attempts in (0, 1, 2, 3):
             await peer.say({"type": "reconnect", "after_ms": 0, "reason": "no_lease"})
             peer = await fake.accept()
-            client._backoff._random = lambda: 1.0
-            assert client._backoff.attempts == attempts
+            client._schedule.backoff._random = lambda: 1.0
+            assert client._schedule.backoff.attempts == attempts
 
 
 async def test_silent_server_is_dead(fake: Fake) -> None:

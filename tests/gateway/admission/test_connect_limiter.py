@@ -24,7 +24,7 @@ from solowire.protocol.problem_details import to_http_response
 from solowire.runtime.settings import Settings
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.limits_settings import ConnectSettings
-from solowire.sdk.client import make_backoff
+from solowire.sdk.return_schedule import make_backoff
 from tests.support.examples import examples
 from tests.support.factories import change
 
