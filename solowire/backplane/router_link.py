@@ -122,6 +122,8 @@ class RouterLink:
             return
         if self._away_since is None:
             self._away_since = now
+        if now - self._away_since >= SAY_AFTER_SECONDS:
+            self._socket.doubt()
         if now - self._away_since >= SAY_AFTER_SECONDS and self._absence.is_due(self._socket.failure, now):
             self._was_said = True
             logger.warning(

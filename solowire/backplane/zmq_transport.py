@@ -217,7 +217,7 @@ class PeerSocket(_Socket):
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: ConnectionMonitor | None = None
         self._next_try: asyncio.Handle | None = None
-        self._is_connected = False
+        self._is_connected = self._is_doubted = False
         self._tried: tuple[str, Endpoint] | None = None  # the router's key and address, of the socket that there is
         self._try_count = 0
         self.failure = ""
@@ -276,16 +276,23 @@ class PeerSocket(_Socket):
             self._socket.close(None if linger else 0)
             self._socket = None
 
+    def doubt(self) -> None:
+        """The router has been silent for long, whatever the connection is: it may be elsewhere by now."""
+        self._is_doubted = True
+
     def _look_for_router(self) -> None:
-        """Every TRY_SECONDS, as long as there is no connection."""
+        """Every TRY_SECONDS, as long as there is no connection, or one that is doubted."""
         self._next_try = self._loop.call_later(TRY_SECONDS, self._look_for_router)
-        if not self._is_connected:
+        if not self._is_connected or self._is_doubted:
             self._lookup.refresh(self._loop, self._try_next)
 
     def _try_next(self) -> None:
         """Connects to the next address and key, of what the name means now."""
-        if self._is_connected or self._context.closed or self._keys is None:
+        is_doubted, self._is_doubted = self._is_doubted, False
+        has_moved = self._tried is not None and self._tried[1] not in self._lookup.endpoints
+        if (self._is_connected and not (is_doubted and has_moved)) or self._context.closed or self._keys is None:
             return
+        self._is_connected = False
         choices = list(product(self._keys.routers, self._lookup.endpoints))
         if not choices:
             self.failure = self._lookup.failure

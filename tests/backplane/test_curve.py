@@ -292,6 +292,32 @@ async def test_a_name_that_comes_to_mean_another_address(net: Net, monkeypatch: 
     await until(lambda: got == [b"welcome"], "which hears it")
 
 
+async def test_a_router_that_hangs_is_left_if_its_name_leads_elsewhere(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is alive, since ZeroMQ's thread answers for it; whoever hears nothing over it doubts it."""
+    means = ["127.0.0.1"]
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
+        if host == "router.example" and options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(means[0] if host == "router.example" else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    router_keys, member_keys = make_keys()
+    hanging, moved = net.router(router_keys), net.router(router_keys, "127.0.0.2")
+    peer, got = net.peer(b"shard-0", member_keys, "router.example")
+    await until(lambda: peer.send(b"hello") and hanging.authenticated_count, "it is connected")
+    peer.doubt()
+    await asyncio.sleep(3 * zmq_transport.TRY_SECONDS)
+    assert (hanging.authenticated_count, moved.authenticated_count) == (1, 0)  # there is nobody else
+    means[0] = "127.0.0.2"
+    peer.doubt()
+    await until(lambda: moved.send(b"shard-0", b"welcome"), "it has gone there")
+    await until(lambda: got == [b"welcome"], "and hears it")
+
+
 async def test_closing_waits_for_no_name_server(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up that hangs holds up neither the loop nor the end."""
     hangs = asyncio.Event()
