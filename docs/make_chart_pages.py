@@ -188,7 +188,7 @@ def _make_schema(value: Value, role: str) -> dict[str, Any]:
     if hint.pop("settings", False):
         return {**make_settings_schema(role), "description": value.text}
     if hint.pop("sources", False):
-        return {**_SOURCES, "description": value.text}
+        return {**make_sources_schema(), "description": value.text}
     name = value.path.rpartition(".")[2]
     schema: dict[str, Any] = {"type": _TYPES[type(value.default)], "description": value.text}
     return schema | _DETAILS.get(name, {}) | hint
@@ -227,52 +227,44 @@ def _simplify(schema: Any, definitions: Mapping[str, Any]) -> Any:  # of JSON, w
     return simple
 
 
-_SOURCES: Mapping[str, Any] = {
-    "type": "object",
-    "additionalProperties": {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["command", "tokenSecret"],
-        "properties": {
-            "command": {
-                "type": "array",
-                "minItems": 1,
-                "items": {"type": "string"},
-                "description": "What stands after `solowire source`.",
-            },
-            "tokenSecret": {
-                "type": "string",
-                "minLength": 1,
-                "description": "Secret with a publisher's token under the key `token`.",
-            },
-            "settings": {"type": "object", "description": "The section [source] of its settings."},
-            "persistence": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["size"],
-                "properties": {
-                    "size": {"type": "string", "description": "Size of the volume for its places."},
-                    "storageClassName": {"type": "string", "description": "Its storage class."},
-                },
-                "description": "A volume, so that it goes on where it stopped.",
-            },
-            "notifyPort": {
-                "type": "integer",
-                "minimum": 1024,
-                "maximum": 65535,
-                "description": "Port of source.zones.notify, which a Service makes port 53.",
-            },
-            "resources": {"type": "object", "description": "What its container may use."},
-            **{
-                name: {
-                    **_DETAILS.get(name, {"type": "string" if name == "priorityClassName" else "object"}),
-                    "description": text,
-                }
-                for name, text in POD_VALUES.items()
+def make_sources_schema() -> dict[str, Any]:
+    """The schema of agents by their names."""
+    model = Settings.model_json_schema()
+    made = _make_object("An agent.")
+    made["required"] = ["command", "tokenSecret"]
+    made["properties"] = {
+        "command": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string"},
+            "description": "What stands after `solowire source`.",
+        },
+        "tokenSecret": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Secret with a publisher's token under the key `token`.",
+        },
+        "settings": _simplify(model["properties"]["source"], model["$defs"]),
+        "persistence": {
+            **_make_object("A volume, so that it goes on where it stopped."),
+            "required": ["size"],
+            "properties": {
+                "size": {"type": "string", "description": "Size of the volume for its places."},
+                "storageClassName": {"type": "string", "description": "Its storage class."},
             },
         },
-    },
-}
+        "notifyPort": {
+            "type": "integer",
+            "minimum": 1024,
+            "maximum": 65535,
+            "description": "Port of source.zones.notify, which a Service makes port 53.",
+        },
+        "resources": {"type": "object", "description": "What its container may use.", **_DETAILS["resources"]},
+    }
+    for name, text in POD_VALUES.items():
+        simple = {"type": "string" if name == "priorityClassName" else "object"}
+        made["properties"][name] = {**_DETAILS.get(name, simple), "description": text}
+    return {"type": "object", "additionalProperties": made}
 
 
 def list_pages() -> Iterator[tuple[Path, str]]:

@@ -32,7 +32,7 @@ EVERYTHING = merge(
         },
         "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
         "tracing": {"endpoint": "http://collector:4318"},
-        "roles": '[viewer]\npermissions = ["dns.view"]\n',
+        "roles": '  [viewer]\npermissions = ["dns.view"] # <a> & "b"\n',
         "eventTypes": '[types."custom.backup"]\n',
         "network": {"ipv6": True},
         "networkPolicy": {

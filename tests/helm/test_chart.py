@@ -95,6 +95,14 @@ def test_versions_agree() -> None:
         ({"router": {"persistence": {"size": "8GB"}}}, "at '/router/persistence/size': '8GB' does not match pattern"),
         ({"edge": {"image": {"digest": "latest"}}}, "at '/edge/image/digest': 'latest' does not match pattern"),
         ({"sources": {"x": {"command": ["bind9"]}}}, "at '/sources/x': missing property 'tokenSecret'"),
+        (
+            {"sources": {"x": {"command": ["bind9"], "tokenSecret": "t", "settings": {"zone": {}}}}},
+            "at '/sources/x/settings': additional properties 'zone' not allowed",
+        ),
+        (
+            {"edge": {"trustedProxies": ["proxy.example"]}},
+            "at '/edge/trustedProxies/0': 'proxy.example' does not match",
+        ),
         ({"topologySpread": {"zone": "yes"}}, "at '/topologySpread/zone': value must be one of"),
     ],
 )
@@ -131,6 +139,11 @@ def test_a_wrong_value_is_named(values: dict[str, Any], sentence: str) -> None:
         ),
         ({"settings": {"journal": {"max_bytes": 2**33}}}, "router.persistence.size: 8192 MiB are less than twice"),
         ({"sources": {"a-very-long-name": {"command": ["host"], "tokenSecret": "t"}}}, "longer than 15 characters"),
+        (
+            {"commonLabels": {"app.kubernetes.io/name": "x"}},
+            "commonLabels: the label app.kubernetes.io/name is the chart's own",
+        ),
+        ({"edge": {"podLabels": {"helm.sh/chart": "x"}}}, "edge.podLabels: the label helm.sh/chart is the chart's own"),
         ({"replicaCount": 3}, "replicaCount: there is one number for each role; use gateway.replicas"),
         ({"ingress": {"enabled": True}}, "ingress: use expose.type=ingress"),
         ({"router": {"replicas": 2}}, "router.replicas: there is one router"),

@@ -98,6 +98,7 @@ def test_what_is_set_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert settings.session.heartbeat_interval_s == 10
     assert settings.limits.max_connections == 10_000
     assert str(settings.roles_file) == "/etc/solowire/roles.toml"
+    assert find(render(EVERYTHING), "ConfigMap", "shard")["data"]["roles.toml"] == EVERYTHING["roles"]
     assert str(settings.catalog) == "/etc/solowire/catalog.toml"
 
 

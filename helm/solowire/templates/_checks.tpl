@@ -12,6 +12,7 @@
 {{- if and (eq $values.expose.type "httpRoute") (not $values.expose.httpRoute.parentRefs) -}}
 {{- fail "expose.httpRoute.parentRefs: name the Gateway that the route belongs to, such as [{name: public, namespace: infra}]" -}}
 {{- end -}}
+{{- include "solowire.checkLabels" . -}}
 {{- include "solowire.checkShards" . -}}
 {{- include "solowire.checkEdge" . -}}
 {{- include "solowire.checkMemory" . -}}
@@ -43,6 +44,21 @@
 {{- end -}}
 {{- if $isThere -}}
 {{- fail (printf "%s: %s" $name $use) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Selectors go by the chart's labels. */}}
+{{- define "solowire.checkLabels" -}}
+{{- $given := dict "commonLabels" .Values.commonLabels -}}
+{{- range list "router" "gateway" "shard" "edge" -}}
+{{- $_ := set $given (print . ".podLabels") (get $.Values .).podLabels -}}
+{{- end -}}
+{{- range $value, $labels := $given -}}
+{{- range $label, $_ := $labels -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
+{{- fail (printf "%s: the label %s is the chart's own: choose another name" $value $label) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

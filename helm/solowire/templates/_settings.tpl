@@ -50,12 +50,10 @@ role does not read must not renew its pods.
 settings.toml: |
   {{- include "solowire.toml" (dict "prefix" "" "table" (include "solowire.settings" . | fromJson)) | trimSuffix "\n" | nindent 2 }}
 {{- if and .root.Values.roles (ne .role "router") }}
-roles.toml: |
-  {{- .root.Values.roles | trimSuffix "\n" | nindent 2 }}
+roles.toml: {{ toJson .root.Values.roles }}
 {{- end }}
 {{- with .root.Values.eventTypes }}
-catalog.toml: |
-  {{- . | trimSuffix "\n" | nindent 2 }}
+catalog.toml: {{ toJson . }}
 {{- end }}
 {{- end -}}
 
