@@ -23,6 +23,7 @@ EVENT_TYPE = "custom.tick"
 EVENTS_PER_SECOND = 10
 ENTER_SECONDS = 60.0
 SETTLE_SECONDS = 60.0
+TOKEN_SECONDS = 30 * 86_400
 
 
 class User:
@@ -103,7 +104,7 @@ class Crowd:
 
     def __init__(self, url: str, secret: str, count: int) -> None:
         self._url, self._secret = url, secret
-        self.users = [User(f"user-{i}", url, sign(secret, f"user-{i}", "viewer", 86_400)) for i in range(count)]
+        self.users = [User(f"user-{i}", url, sign(secret, f"user-{i}", "viewer", TOKEN_SECONDS)) for i in range(count)]
         self._tasks: list[asyncio.Task[None]] = []
         self._number = 0
 
@@ -136,7 +137,7 @@ class Crowd:
         for user in self.users:
             user.arrivals, user.ends, user.failures, user.gaps = [], [], [], []
             user._client.gaps = 0
-        publisher = Publisher(self._url, sign(self._secret, "publisher", "publisher", 86_400))
+        publisher = Publisher(self._url, sign(self._secret, "publisher", "publisher", TOKEN_SECONDS))
         async with publisher:
             publishing = asyncio.create_task(self._publish(publisher))
             try:

@@ -10,7 +10,7 @@ from tests.kubernetes.crowd import Crowd
 from tests.kubernetes.machine import NODES
 
 USERS = 200
-ROLES = ("router", "gateway", "shard", "edge")
+ROLES = {"router": "statefulset", "gateway": "deployment", "shard": "statefulset", "edge": "deployment"}
 
 
 class Release:
@@ -40,11 +40,14 @@ class Release:
 
     async def roles_renewed_since(self, before: dict[str, Pod]) -> set[str]:
         """Those with pods that were not there before, when none is ending any more."""
-        await self.cluster.wait_for("no pod is ending", self._is_settled)
+        for role, kind in ROLES.items():
+            name = f"{kind}/{RELEASE}-{role}"
+            await self.cluster.kubectl("-n", NAMESPACE, "rollout", "status", name, f"--timeout={WAIT_SECONDS:.0f}s")
+        await self.cluster.wait_for("no pod is ending", self.is_settled)
         known = {pod.uid for pod in before.values()}
         return {pod.role for pod in (await self.cluster.list_pods()).values() if pod.uid not in known}
 
-    async def _is_settled(self) -> bool:
+    async def is_settled(self) -> bool:
         selector = f"app.kubernetes.io/instance={RELEASE}"
         pods = [Pod(item) for item in await self.cluster.get("pods", "-l", selector)]
         return all(pod.is_ready and not pod.is_ending for pod in pods)
@@ -78,7 +81,9 @@ async def install_release(cluster: Cluster) -> Release:
     secret = await cluster.get("secret", await _find_secret(cluster))
     address = (await cluster.get("service", f"{RELEASE}-edge"))["spec"]["clusterIP"]
     (cluster.folder / "settings" / "hosts").write_text(f"127.0.0.1 localhost\n{address} {HOST}\n")
-    return Release(cluster, base64.b64decode(secret["data"]["secret"]).decode())
+    release = Release(cluster, base64.b64decode(secret["data"]["secret"]).decode())
+    await cluster.wait_for("no pod is ending", release.is_settled)  # of a release that was there
+    return release
 
 
 async def run_upgrade(cluster: Cluster, flags: list[str]) -> None:
