@@ -29,7 +29,7 @@ from solowire.gateway.front.client_connection import BUFFER_BYTES, ClientConnect
 from solowire.gateway.front.first_message import FirstMessage
 from solowire.gateway.front.frame_scanner import FrameScanner
 from solowire.gateway.front.held_clients import HeldClients
-from solowire.gateway.front.tls_transport import TlsClientTransport
+from solowire.gateway.front.tls_transport import TlsClientTransport, UnknownCertificateError
 from solowire.gateway.router_client import RouterClient
 from solowire.model.dialect import DialectPath
 from solowire.protocol.close_codes import CloseCode
@@ -46,6 +46,7 @@ _UNREACHABLE = "if it goes on while the shard runs, check SOLOWIRE_SHARD__ADVERT
 PATHS = frozenset({"/ws"})
 """Where WebSockets are served here."""
 OPEN_SECONDS = 5.0
+RENEWAL_POLL_SECONDS = 0.05
 _PASSED_ON = ("host", "connection", "upgrade", "content-length", "transfer-encoding")
 """Of a handshake's headers, beside those that begin with sec-websocket-: what a shard judges it by."""
 _RESTARTING_FRAME = struct.pack("!BBH", 0x88, 2 + len(CloseCode.restarting.reason), CloseCode.restarting) + (
@@ -165,14 +166,12 @@ class Relay:
             async with asyncio.timeout(OPEN_SECONDS):
                 if not shard.certificate:
                     await self._loop.create_connection(lambda: relayed, shard.host, shard.port)
-                else:
-                    tls = TlsClientTransport(relayed, shard.certificate, relayed.buffer)
-                    transport, _ = await self._loop.create_connection(lambda: tls, shard.host, shard.port)
-                    try:
-                        await tls.opened
-                    except BaseException:
-                        transport.abort()
-                        raise
+                    return
+                while not await self._open_tls(relayed, shard):
+                    # It has a new one, and the router is about to say so.
+                    while (told := self._gateway.shards.get(shard.index, shard)).certificate == shard.certificate:
+                        await asyncio.sleep(RENEWAL_POLL_SECONDS)
+                    shard = told
         except OSError as error:  # a TimeoutError is one
             logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
             raise RequestRejected(
@@ -182,6 +181,19 @@ class Relay:
                 UNAVAILABLE_HINT,
                 retry_after=1,
             ) from None
+
+    async def _open_tls(self, relayed: RelayedConnection, shard: ShardAddress) -> bool:
+        """Whether the shard has shown the certificate that it is known by. Raises OSError."""
+        tls = TlsClientTransport(relayed, shard.certificate, relayed.buffer)
+        transport, _ = await self._loop.create_connection(lambda: tls, shard.host, shard.port)
+        try:
+            await tls.opened
+        except UnknownCertificateError:
+            return False
+        except BaseException:
+            transport.abort()
+            raise
+        return True
 
 
 class RelayedConnection(asyncio.BufferedProtocol):

@@ -220,6 +220,10 @@ class TlsServerTransport(TlsTransport):
         super().connection_lost(exc)
 
 
+class UnknownCertificateError(OSError):
+    """Whoever is at the other end has another certificate than it is known by."""
+
+
 class TlsClientTransport(TlsTransport):
     """A connection to another process of this system, which is known by the fingerprint of its certificate.
 
@@ -247,7 +251,8 @@ class TlsClientTransport(TlsTransport):
             return
         is_open = self._session.is_open
         if is_open and compute_fingerprint(self._session.read_peer_certificate()) != self._fingerprint:
-            self.fail(TlsError("its certificate is not the one that it has told the router of"))
+            self._set_failed(UnknownCertificateError("its certificate is not the one that the router has told of"))
+            self.abort()
             return
         self._beneath.write(self._session.take_output())
         if not is_open:
@@ -257,21 +262,21 @@ class TlsClientTransport(TlsTransport):
         self._pass_up(said)
 
     def fail(self, error: TlsError) -> None:
-        self._set_failed(str(error))
+        self._set_failed(OSError(f"TLS: {error}"))
         super().fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.opened.done() and self.opened.exception() is None:
             super().connection_lost(exc)
         else:
-            self._set_failed("the connection was closed in the handshake")
+            self._set_failed(OSError("TLS: the connection was closed in the handshake"))
 
     def eof_received(self) -> bool:
         return self.opened.done() and super().eof_received()
 
-    def _set_failed(self, reason: str) -> None:
+    def _set_failed(self, error: OSError) -> None:
         if not self.opened.done():
-            self.opened.set_exception(OSError(f"TLS: {reason}"))
+            self.opened.set_exception(error)
 
 
 def _make_client_context() -> ssl.SSLContext:

@@ -34,6 +34,7 @@ from tests.support.edge_system import (
     NGINX,
     WS_PORT,
     EdgeSystem,
+    FrontedSystem,
     start_nginx,
 )
 from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, published, refusal
@@ -75,7 +76,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeSystem]:
 
 
 @asynccontextmanager
-async def edge_client(edge: EdgeSystem, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
+async def edge_client(edge: FrontedSystem, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     async with httpx.AsyncClient(
         base_url=edge.edge_url, headers=headers, trust_env=False, verify=False, timeout=ANSWER_SECONDS
@@ -97,7 +98,7 @@ def owner_of(session: ClientConnection) -> int:
     return int(session.response.headers["X-Solowire-Shard"])
 
 
-async def count_relayed(edge: EdgeSystem) -> int:
+async def count_relayed(edge: FrontedSystem) -> int:
     """WebSockets that the gateway has ever relayed."""
     async with edge.http() as http:
         metrics = (await http.get("/metrics")).text
@@ -110,7 +111,7 @@ async def count_relayed(edge: EdgeSystem) -> int:
 class Crowd:
     """Many users' WebSockets, each of which answers pings, and counts the events that it gets."""
 
-    def __init__(self, edge: EdgeSystem) -> None:
+    def __init__(self, edge: FrontedSystem) -> None:
         self._edge = edge
         self.sockets: dict[str, ClientConnection] = {}
         self.got: dict[str, list[int]] = {}
@@ -155,7 +156,7 @@ class Crowd:
                 self.got[user] += [event["data"]["n"] for event in message["events"]]
 
 
-async def publish(edge: EdgeSystem, number: int) -> None:
+async def publish(edge: FrontedSystem, number: int) -> None:
     async with edge_client(edge, edge.token("publisher", "publisher")) as http:
         await published(http, {"type": "custom.n", "data": {"n": number}})
 
@@ -348,7 +349,7 @@ async def test_what_only_we_say_counts_for_nothing_from_outside(edge: EdgeSystem
         assert not reached.is_set()
 
 
-async def api_metrics(edge: EdgeSystem, shard: int) -> str:
+async def api_metrics(edge: FrontedSystem, shard: int) -> str:
     async with edge.api(shard) as http:
         return (await http.get("/metrics")).text
 

@@ -37,7 +37,13 @@ def find_network() -> str:
             return network
 
 
-class EdgeSystem(System):
+class FrontedSystem(System):
+    """A system with a proxy in front of it, which clients come to."""
+
+    edge_url: str
+
+
+class EdgeSystem(FrontedSystem):
     """A router, two shards, a gateway and an edge, of a release with these values."""
 
     def __init__(self, directory: Path, values: Mapping[str, Any]) -> None:

@@ -29,6 +29,10 @@ class OneShardGateway:
         self.address = address
         self.return_delay: float | None = None  # of a user whose shard has gone
 
+    @property
+    def shards(self) -> dict[int, ShardAddress]:
+        return {self.address.index: self.address}
+
     async def assign_shard(self, token: str, address: str, action: str) -> tuple[ShardAddress, str, str]:
         return self.address, "ticket", "ann"
 

@@ -8,13 +8,19 @@ import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from websockets.asyncio.client import connect
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.backplane.messages import ShardAddress
 from solowire.protocol.tls_session import REFUSED_ALERT, TlsSession
 from solowire.runtime.tls_port import TlsPort
-from tests.gateway.front.test_http_front import GET, KILO, Site, answer_from, chunked, post, site
+from tests.gateway.front.test_http_front import GET, KILO, SECONDS, Site, answer_from, chunked, post, site
 from tests.support.certificates import TRUSTING, make_tls_port
+from tests.support.echo_shard import Echo
+from tests.support.relay_harness import OneShardGateway, relay_front
+from tests.support.system import refusal
 from tests.support.tls_streams import open_tls_connection
 
 
@@ -157,3 +163,43 @@ async def test_an_address_that_has_used_up_its_time_waits_and_another_does_not(t
             assert len(tls._turns) == 1
             assert await waiting.read() == b""
             assert len(tls._turns) == 0
+
+
+class _AskedGateway(OneShardGateway):
+    """Knows when it was asked where the shard is now."""
+
+    def __init__(self, address: ShardAddress) -> None:
+        super().__init__(address)
+        self.is_asked = asyncio.Event()
+
+    @property
+    def shards(self) -> dict[int, ShardAddress]:
+        self.is_asked.set()
+        return super().shards
+
+
+async def test_the_relay_waits_for_the_word_of_a_new_certificate_and_takes_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard shows another one than it is known by: the relay waits for that word, and nobody gets in before it."""
+    monkeypatch.setattr("solowire.gateway.front.relay.OPEN_SECONDS", 2.0)
+    tls = make_tls_port(tmp_path)
+    echo = Echo(tls)
+    shown = ShardAddress(0, "127.0.0.1", echo.port, "i", certificate=tls.certificate.fingerprint)
+    gateway = _AskedGateway(msgspec.structs.replace(shown, certificate="0" * 64))
+    try:
+        async with asyncio.timeout(SECONDS), relay_front(gateway, tmp_path) as port:
+            url = f"ws://127.0.0.1:{port}/ws?token=any"
+            waiting = asyncio.create_task(connect(url, proxy=None).__aenter__())
+            await gateway.is_asked.wait()
+            assert not waiting.done()
+            gateway.address = shown
+            client = await waiting
+            await client.send("over TLS")
+            assert await client.recv() == "over TLS"
+            await client.close()
+            gateway.address = msgspec.structs.replace(shown, certificate="1" * 64)
+            status, problem = await refusal(url)
+            assert (status, problem["code"]) == (503, "shard_unavailable")
+    finally:
+        echo.close()
