@@ -52,11 +52,10 @@ from solowire.backplane.messages import (
 from solowire.backplane.router_link import RouterLink
 from solowire.errors import ConfigError
 from solowire.fanout.recent_log import RecentLog
-from solowire.fanout.skipped_events import FAILED, UNDECODABLE, UNKNOWN_TYPE
 from solowire.model.access import Role
 from solowire.observability.audit import open_audit
 from solowire.observability.loop_monitor import LoopMonitor, memory_bytes
-from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
+from solowire.observability.metrics import Metrics, Sample
 from solowire.observability.process_samples import read_process_samples
 from solowire.observability.process_tracer import open_tracer
 from solowire.observability.tls_samples import read_tls_samples
@@ -78,9 +77,7 @@ from solowire.runtime.settings.hosts import is_wildcard
 from solowire.runtime.tls_port import TlsPort
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock
-from solowire.workers.connections.dialect_usage import DialectUsage
 from solowire.workers.delivery.ack_schedule import AckSchedule
-from solowire.workers.departures import CLOSED
 from solowire.workers.history.history_api import HistoryApi
 from solowire.workers.net.client_listener import ClientListener
 from solowire.workers.net.client_port import ClientPort
@@ -88,6 +85,7 @@ from solowire.workers.net.tcp_sockets import TcpSockets
 from solowire.workers.net.tls_sockets import TlsSockets
 from solowire.workers.session.commands import PendingRefresh
 from solowire.workers.shard import Shard
+from solowire.workers.shard_samples import read_shard_samples
 from solowire.workers.stats.diagnosis import diagnose
 from solowire.workers.stats.report import ShardReporter
 
@@ -508,80 +506,15 @@ class _ShardServer:
         return time.time() - self._loop.time()
 
     def _collect_samples(self) -> Iterator[Sample]:
-        stats = self._reporter.build_report(self._loop.time())
-        totals, skipped = self._shard.totals, self._shard.log.skipped.totals
-        history = self._shard.history
-        yield "history_queries", "History queries under way.", len(history)
-        yield "history_pages_total", "Pages of history made.", history.answered_count
-        yield "history_events_total", "Events in pages of history.", history.event_count
-        yield "history_rejected_total", "History queries rejected.", history.rejected_count
-        yield MultiLabelledSample(
-            "connections",
-            "Open connections by group, codec and transport.",
-            ("group", "codec", "transport"),
-            self._reporter.count_connections(),
-        )
-        yield "connections_opened_total", "Connections accepted.", stats.connections_opened
-        yield LabelledSample(
-            "connections_closed_total",
-            "Connections closed, by close code; client_disconnected: the client closed it or was lost.",
-            "code",
-            {name.removeprefix(CLOSED): count for name, count in totals.items() if name.startswith(CLOSED)},
-        )
-        yield LabelledSample(
-            "connections_rejected_total", "Handshakes rejected, by error code.", "reason", self._client_port.rejections
-        )
+        yield from read_shard_samples(self._shard, self._reporter, self._client_port.rejections, self._loop.time())
         yield "pending_connections", "Sockets that have not sent a whole request head.", self._listener.pending_count
         yield (
             "pending_connections_rejected_total",
             "Sockets closed on accept because too many were pending.",
             self._listener.refused_count,
         )
-        yield from read_tls_samples(self._tls)
-        yield "feeds", "Feeds with at least one connection.", stats.feeds
-        yield "lagging_connections", "Connections behind their feed.", stats.lagging
-        yield (
-            "max_connection_lag_seconds",
-            "Age of the next event of the slowest connection.",
-            stats.max_connection_lag_s,
-        )
-        yield "slow_consumers_total", "Times that a connection became a slow consumer.", totals["slow_consumers"]
-        yield "log_end_offset", "Newest offset in the recent log.", stats.log_end_offset
-        yield "log_events", "Events in the recent log.", stats.log_events
-        yield "log_bytes", "Memory of the recent log.", stats.log_bytes
-        yield "events_received_total", "Events received from the router.", stats.events
-        yield "deliveries_total", "Events sent, times the connections they were sent to.", stats.deliveries
-        yield "frames_total", "Frames of events sent.", stats.frames
-        yield "sent_bytes_total", "Bytes of the frames of events sent.", stats.sent_bytes
-        yield Distribution(
-            "delivery_latency_seconds",
-            "From the gateway to the socket: oldest event of each frame, for each connection.",
-            self._shard.dispatcher.latency,
-        )
-        yield "omitted_events_total", "Events counted instead of sent, times the connections.", totals["omitted_events"]
-        yield "aggregated_events_total", "Telemetry events summarised instead of sent.", totals["aggregated_events"]
-        yield (
-            "conflated_states_total",
-            "States replaced by a newer value before they were sent.",
-            totals["conflated_states"],
-        )
-        aggregating = stats.aggregating
-        usage = self._shard.dialects.usage if self._shard.dialects is not None else DialectUsage()
-        yield LabelledSample(
-            "legacy_connections_total", "Old frontends' WebSockets accepted, by path.", "path", usage.paths
-        )
-        yield LabelledSample("legacy_messages_total", "Messages of old frontends, by type.", "type", usage.messages)
-        yield LabelledSample(
-            "legacy_user_agents_total", "Old frontends' WebSockets accepted, by user agent.", "agent", usage.agents
-        )
-        yield LabelledSample("aggregating_feeds", "Feeds that get a type summarised now.", "type", aggregating)
-        yield "client_message_errors_total", "Client messages answered with an error.", totals["message_errors"]
-        yield "event_decode_errors_total", "Events of the log that failed to decode.", skipped[UNDECODABLE]
-        yield "unknown_type_events_total", "Events of the log of an unknown type.", skipped[UNKNOWN_TYPE]
-        yield "event_processing_errors_total", "Events of the log that failed to match or encode.", skipped[FAILED]
         yield "backplane_decode_errors_total", "Messages of the router that failed to decode.", self._link.dropped_count
-        yield "lease_used_slots", "Slots of the lease in use.", stats.lease_used
-        yield "lease_granted_slots", "Slots of the lease.", stats.lease_granted
+        yield from read_tls_samples(self._tls)
         yield from read_process_samples(self._vitals, self._audit, self._tracer)
 
 
