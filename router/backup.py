@@ -105,12 +105,12 @@ def restore_backup(settings: Settings, backup: Path, epoch: str) -> RestoredJour
             if _describe_journal(draft, manifest.has_secret, manifest.made_at) != manifest:
                 raise DamagedError(f"{backup}: {JOURNAL_FILE} is not the one that {MANIFEST_FILE} describes")
             _begin_epoch(draft, manifest, epoch)
-            _sync(draft)
-            draft.rename(journal)
             has_secret = manifest.has_secret and not (directory / SECRET_FILE).exists()
             if has_secret:
                 write_private(directory / SECRET_FILE, (backup / SECRET_FILE).read_text())
             _sync_directory(directory)
+            draft.rename(journal)  # last of all: a router may start as soon as it is there
+            _sync(directory)
         except (OSError, sqlite3.Error, DamagedError, msgspec.MsgspecError) as error:
             raise ConfigError(f"nothing was restored: {_explain(error)}") from None
         finally:

@@ -195,6 +195,14 @@ def test_a_secret_that_is_there_stays(tmp_path: Path, made: Path) -> None:
     assert (new / "secret").read_text() == "t" * 40
 
 
+def test_a_restore_that_fails_leaves_no_journal(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that was started on it would make a secret of its own, and refuse all tokens."""
+    monkeypatch.setattr(backup, "write_private", fail_for_want_of_room)
+    with pytest.raises(ConfigError, match=r"nothing was restored: .*No space left"):
+        restore_backup(settings_of(tmp_path / "new"), made, "epoch-2")
+    assert list((tmp_path / "new").glob("journal*")) == []
+
+
 @pytest.mark.parametrize(
     "damage", ["no manifest", "another manifest", "newer", "damaged", "no journal", "other journal"]
 )
