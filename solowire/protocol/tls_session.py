@@ -2,7 +2,8 @@
 
 What it keeps true: what the peer said comes out in order and whole records at a time; what is to be sent has to be sent
 in the order in which it came from here. A session that has failed says why, once, and is of no more use. What a session
-holds stays small: OpenSSL's memory buffers never shrink, so they are filled and emptied piece by piece.
+holds stays small: OpenSSL's memory buffers never shrink, so they are filled and emptied piece by piece; what comes
+behind the peer's own end, which OpenSSL would keep and never read, is forgotten.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class TlsSession:
         """
         found = []
         for at in range(0, len(data), PIECE_BYTES):
+            if self.has_ended:
+                break
             self._incoming.write(data[at : at + PIECE_BYTES])
             if not self.is_open:
                 self._received_count += min(PIECE_BYTES, len(data) - at)

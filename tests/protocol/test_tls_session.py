@@ -74,6 +74,21 @@ def test_the_end_of_one_direction_leaves_the_other_open(context: ssl.SSLContext)
     assert client.has_ended
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nothing_is_kept_of_what_comes_behind_the_end(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+    """Of any size, in one piece with the end or later: OpenSSL reads none of it any more."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode, trusting.maximum_version = False, ssl.CERT_NONE, version
+    server, client = open_pair(context, trusting)
+    more = b"\x17\x03\x03\x40\x00" + bytes(2**14)
+    assert server.receive(client.encrypt(b"the last") + client.end() + 10 * more) == b"the last"
+    for _ in range(100):
+        assert server.receive(more) == b""
+    assert server.has_ended
+    assert server._incoming.pending <= PIECE_BYTES
+    assert client.receive(server.encrypt(b"an answer")) == b"an answer"
+
+
 @pytest.mark.parametrize(
     "broken",
     [b"\x16\x03\x01\x00\x05hello", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 2**16],
