@@ -124,8 +124,8 @@ class EventsEndpoint:
             identity = await gateway.identify(parse_bearer(_text(headers, b"authorization")), address)
             gateway.need_publisher(identity)
             if self._tracer is not None:  # not before: nobody else makes us record anything
-                sent = [value for name, value in scope["headers"] if name == b"traceparent"]
-                trace = PublishTrace(self._tracer, sent[0].decode("latin-1") if len(sent) == 1 else "")
+                is_sent = b"traceparent" in headers
+                trace = PublishTrace(self._tracer, _find_traceparent(scope) if is_sent else "")
             room = gateway.reserve_publish(identity)
             number, types, demoted = await self._forward_events(headers, receive, identity, room, trace)
             done = await gateway.wait_for_ack(number)
@@ -302,6 +302,12 @@ def _make_too_large() -> RequestRejected:
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("latin-1")
+
+
+def _find_traceparent(scope: Scope) -> str:
+    """What the request says of its trace; "" if it says so twice, which is nothing (W3C Trace Context, 3.2)."""
+    sent = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return sent[0].decode("latin-1") if len(sent) == 1 else ""
 
 
 def _event_id() -> str:
