@@ -31,6 +31,7 @@ from tests.support.edge_system import (
     GATEWAY_PORT,
     HEALTH_PORT,
     HTTP_PORT,
+    HTTPS_PORT,
     NGINX,
     WS_PORT,
     EdgeSystem,
@@ -198,22 +199,48 @@ def workers_of(edge: EdgeSystem) -> set[int]:
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-async def test_helm_test_succeeds(edge: EdgeSystem) -> None:
-    """What `helm test` runs connects, publishes and gets the event, through this very edge."""
-    environment = {
-        "EDGE": edge.edge_url,
-        "HOST": f"{edge.edge_host}:{HTTP_PORT}",
+async def run_check(edge: EdgeSystem, url: str, **more: str) -> str:
+    """What `helm test` says of an edge; it has to succeed."""
+    variables = {
+        "EDGE": url,
+        "HOST": url.partition("://")[2],
         "SECRET": edge.secret,
         "SIGNS": "true",
+        "SAYS_PROXY": "false",
     }
-    command = (sys.executable, CHART / "files/check.py")
     check = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable,
+        CHART / "files/check.py",
+        env={**os.environ, **variables, **more},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(ANSWER_SECONDS):
         said, _ = await check.communicate()
     assert check.returncode == 0, said.decode()
-    assert b"got the event that was published" in said
+    return said.decode()
+
+
+async def test_helm_test_succeeds(edge: EdgeSystem) -> None:
+    """What `helm test` runs connects, publishes and gets the event, through this very edge."""
+    assert "got the event that was published" in await run_check(edge, edge.edge_url)
+
+
+async def test_helm_test_succeeds_behind_a_load_balancer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also where the edge does TLS itself, hears the PROXY protocol, and tokens are an identity provider's alone."""
+    values = {
+        "tls": {"enabled": True, "secretName": "live-tls"},
+        "expose": {"type": "loadBalancer", "loadBalancer": {"proxyProtocol": True}},
+    }
+    exposed = EdgeSystem(tmp_path_factory.mktemp("exposed"), values)
+    try:
+        await asyncio.to_thread(exposed.start)
+        url = f"https://{exposed.edge_host}:{HTTPS_PORT}"
+        assert "got the event that was published" in await run_check(exposed, url, SAYS_PROXY="true")
+        stranger = {"SIGNS": "false", "SECRET": "of somebody else, long enough to sign with"}
+        assert "refuse a token that is not" in await run_check(exposed, url, SAYS_PROXY="true", **stranger)
+    finally:
+        await asyncio.to_thread(exposed.stop)
 
 
 async def test_the_notes_command_makes_an_administrators_token(edge: EdgeSystem) -> None:

@@ -99,6 +99,13 @@ def read_wait(manifests: list[Manifest], role: str) -> int:
     return seconds
 
 
+def test_a_wait_of_nothing_is_none() -> None:
+    """Kubernetes takes no sleep of zero seconds everywhere."""
+    manifests = render({role: {"preStopSeconds": 0} for role in ("gateway", "shard", "edge")})
+    for name, spec in list_pod_specs(manifests):
+        assert all("lifecycle" not in container for container in spec["containers"]), name
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_probes(role: str) -> None:
     """Each role is given time to start, is started again if it is stuck, and gets nobody while it is not ready."""

@@ -7,6 +7,7 @@ Services, the address for all, and folders are others, as each pod has its own o
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -17,11 +18,12 @@ from typing import Any
 
 import httpx
 
+from tests.support.certificates import make_certificate
 from tests.support.chart import SECRETS, find, find_workload, merge, read_environment, render
 from tests.support.system import ANSWER_SECONDS, System, end, environment, ready
 
 NGINX = "/usr/sbin/nginx"
-WS_PORT, API_PORT, HTTP_PORT, HEALTH_PORT, GATEWAY_PORT = 8001, 9000, 8080, 8081, 8000
+WS_PORT, API_PORT, HTTP_PORT, HTTPS_PORT, HEALTH_PORT, GATEWAY_PORT = 8001, 9000, 8080, 8443, 8081, 8000
 PLACES = {"router": 1, "shard": 2, "gateway": 10, "edge": 20}
 """The last byte of the address of a role's first pod."""
 
@@ -77,12 +79,22 @@ class EdgeSystem(FrontedSystem):
             self.start_pod(role, index)
         place = self.directory / "e"
         place.mkdir()
+        pem = make_certificate(place, self.edge_host).read_text()
+        for name in ("tls.crt", "tls.key"):
+            (place / name).write_text(pem)
         self.started["edge-0"] = start_nginx(place, self.render_configuration(place))
-        self.wait_until(lambda: all(map(ready, self._list_probes())), "all pods are ready")
+        self.wait_until(lambda: self._is_edge_healthy() and all(map(ready, self._list_probes())), "all pods are ready")
 
     def _list_probes(self) -> list[str]:
         shards = [f"http://{self.find_address('shard', index)}:{API_PORT}" for index in range(self.shards)]
-        return [*shards, f"http://{self.find_address('router')}:{API_PORT}", self.edge_url]
+        return [*shards, f"http://{self.find_address('router')}:{API_PORT}", self.url]
+
+    def _is_edge_healthy(self) -> bool:
+        try:
+            url = f"http://{self.edge_host}:{HEALTH_PORT}/healthz"
+            return httpx.get(url, timeout=2, trust_env=False, verify=False).is_success
+        except httpx.HTTPError:
+            return False
 
     def start_pod(self, role: str, index: int) -> None:
         """As a kubelet starts its container."""
@@ -118,14 +130,19 @@ class EdgeSystem(FrontedSystem):
         """The chart's nginx.conf, at home on loopback."""
         text: str = find(self.manifests, "ConfigMap", "edge")["data"]["nginx.conf"]
         gateway = self.find_address("gateway")
+        own_tls = text.count("/etc/solowire-tls")
         for old, new, count in (
             ("/tmp/", f"{place}/", 6),
+            ("/etc/solowire-tls", str(place), own_tls),
+            (f"listen {HTTPS_PORT} ", f"listen {self.edge_host}:{HTTPS_PORT} ", own_tls),
             (f"listen {HTTP_PORT} ", f"listen {self.edge_host}:{HTTP_PORT} ", 1),
             (f"listen {HEALTH_PORT};", f"listen {self.edge_host}:{HEALTH_PORT};", 1),
             ("server solowire-gateway:", f"server {gateway}:", 2),
         ):
             assert text.count(old) == count, old
             text = text.replace(old, new)
+        if os.geteuid() == 0:  # its workers are to read the certificate: in a pod nobody changes users
+            text = f"user root;\n{text}"
         return text
 
     def api(self, shard: int, token: str | None = None) -> httpx.AsyncClient:

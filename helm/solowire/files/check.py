@@ -19,7 +19,7 @@ import msgspec
 from websockets.asyncio.client import connect
 
 EDGE, HOST, SECRET = os.environ["EDGE"], os.environ["HOST"], os.environ["SECRET"].strip()
-SIGNS = os.environ["SIGNS"] == "true"
+SIGNS, SAYS_PROXY = os.environ["SIGNS"] == "true", os.environ["SAYS_PROXY"] == "true"
 TRIES = 60
 
 
@@ -41,13 +41,45 @@ async def ask(
     sys.exit(f"{path} never answered {status}")
 
 
+def find_edge() -> tuple[str, int]:
+    """Host and port of the edge."""
+    scheme, _, place = EDGE.partition("://")
+    host, _, port = place.partition(":")
+    return host, int(port or (443 if scheme == "https" else 80))
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Passes a connection on to the edge as a load balancer does that speaks the PROXY protocol."""
+    edge_reader, edge_writer = await asyncio.open_connection(*find_edge())
+    edge_writer.write(b"PROXY UNKNOWN\r\n")
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    await asyncio.gather(pump(reader, edge_writer), pump(edge_reader, writer), return_exceptions=True)
+
+
 async def main() -> None:
     """Ends with a sentence, and status 1 where anything is not as it should be."""
+    if not SAYS_PROXY:
+        await check(*find_edge())
+        return
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as balancer:
+        await check("127.0.0.1", balancer.sockets[0].getsockname()[1])
+
+
+async def check(host: str, port: int) -> None:
+    """Does all of it, at an edge's address."""
     unchecked = ssl.create_default_context()  # the certificate is for the name, and this is the Service's
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
     run = uuid.uuid4().hex[:8]
     reader, writer = sign_token(f"helm-test-{run}", "viewer"), sign_token("helm-test-publisher", "publisher")
-    async with httpx.AsyncClient(base_url=EDGE, headers={"host": HOST}, verify=unchecked, timeout=10) as http:
+    tls = unchecked if EDGE.startswith("https") else None
+    base = f"{'https' if tls else 'http'}://{host}:{port}"
+    async with httpx.AsyncClient(base_url=base, headers={"host": HOST}, verify=unchecked, timeout=10) as http:
         await ask(http, 200, "GET", "/readyz", reader)
         if not SIGNS:
             await ask(http, 401, "POST", "/v1/connect", reader)
@@ -55,10 +87,8 @@ async def main() -> None:
             return
         grant = (await ask(http, 200, "POST", "/v1/connect", reader)).json()
         path = "/" + grant["url"].split("://", 1)[1].split("/", 1)[1]
-        tls = unchecked if EDGE.startswith("https") else None
-        place, _, port = EDGE.split("://", 1)[1].partition(":")
-        url, port = f"{'wss' if tls else 'ws'}://{HOST}{path}", port or ("443" if tls else "80")
-        async with connect(url, host=place, port=int(port), ssl=tls, proxy=None) as socket:
+        url = f"{'wss' if tls else 'ws'}://{HOST}{path}"
+        async with connect(url, host=host, port=port, ssl=tls, proxy=None) as socket:
             if socket.response is None or socket.response.headers["X-Solowire-Shard"] != str(grant["shard"]):
                 sys.exit("the edge has not passed the socket to the shard that /v1/connect named")
             await socket.send(msgspec.json.encode({"type": "hello", "subscriptions": ["custom.*"]}).decode())
