@@ -17,7 +17,7 @@ TLS_HANDSHAKE = 0x16
 """The first byte that a TLS client sends (RFC 8446, section 5.1)."""
 REFUSED_ALERT = b"\x15\x03\x03\x00\x02\x02\x50"
 """The alert `internal_error`: the only word that a client understands with which no handshake has begun."""
-HANDSHAKE_BYTES = 32 * 1024
+HANDSHAKE_BYTES = 16 * 1024
 """What a peer may send until the handshake is done: a few KB are usual, and OpenSSL would keep 128 KB of a greeting."""
 PIECE_BYTES = 4 * 1024
 READ_BYTES = 16 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import pytest
 
 from solowire import Client, Publisher
 from tests.support.certificates import make_certificate, read_fingerprint, renew_certificate
-from tests.support.system import READY_SECONDS, Session, System, open_session, run, running, sockets_with
+from tests.support.system import READY_SECONDS, Session, System, open_session, ready, run, running, sockets_with
 
 SECONDS = 30.0
 EVENT: dict[str, Any] = {"type": "custom.note", "data": {"text": "over TLS"}}
@@ -247,6 +248,20 @@ async def test_the_end_of_the_certificate_is_a_metric(system: System, certificat
 def _dates(certificate: Path) -> str:
     command = ["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().partition("=")[2]
+
+
+async def test_who_is_sent_away_hears_the_code_before_the_end(system: System, certificate: Path) -> None:
+    """By the relay, whose gateway ends, and at a shard that ends."""
+    trusted = trust(certificate)
+    user = system.user_on(0, "leaves")
+    async with relayed(system, user, trusted) as relay:
+        os.kill(system.pid_of("gateway"), signal.SIGTERM)
+        assert (await relay.closed())[0] == 1012
+    system.wait_until(lambda: ready(system.url), "the gateway is there again")
+    async with system.session(system.token(user), {}, ssl=trusted) as direct:
+        os.kill(system.pid_of("shard", "--index", "0"), signal.SIGTERM)
+        assert (await direct.hear("reconnect"))["reason"] == "draining"
+        assert (await direct.closed())[0] in (1001, 1012)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,20 @@ def test_what_is_no_tls_is_named_once_and_answered(context: ssl.SSLContext, brok
         session.receive(broken)
     assert str(caught.value).replace("_", "").isalnum()
     assert session.take_output()[:1] in (b"\x15", b"")
+
+
+@given(st.lists(st.binary(max_size=200), max_size=4), st.integers(0, 400), st.booleans())
+def test_whatever_comes_is_taken_or_refused(pieces: list[bytes], begin: int, is_open: bool) -> None:
+    """In a handshake as behind it, after any part of what is right: nothing but our own error comes out."""
+    server, client = open_pair(_CONTEXT[0])
+    right = client.encrypt(b"x" * 300)
+    if not is_open:
+        server, right = TlsSession(_CONTEXT[0]), TlsSession(TRUSTING, is_server=False).start()
+    with suppress(TlsError):
+        for piece in (right[:begin], *pieces):
+            server.receive(piece)
+    server.take_output()
+    server.end()
 
 
 def test_a_record_that_was_changed_on_its_way_ends_the_session(context: ssl.SSLContext) -> None:

@@ -91,10 +91,8 @@ class _PendingSocket:
 
     __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "session", "socket")
 
-    def __init__(
-        self, accepted: socket.socket, peer: str, address: str, ends_at: float, session: TlsSession | None
-    ) -> None:
-        self.session = session
+    def __init__(self, accepted: socket.socket, peer: str, address: str, ends_at: float) -> None:
+        self.session: TlsSession | None = None  # not before anything has come: it takes 10 KB
         self.socket = accepted
         self.peer = peer
         self.address = address
@@ -192,8 +190,7 @@ class ClientListener:
             limit = "files" if is_out_of_files else "address" if self._limiter.is_full(address) else "total"
             _reject(accepted, FULL_RESPONSES[limit] if self._tls is None else REFUSED_ALERT)
             return
-        session = None if self._tls is None else self._tls.open_session()
-        pending = _PendingSocket(accepted, peer, address, self._loop.time() + self._head_s, session)
+        pending = _PendingSocket(accepted, peer, address, self._loop.time() + self._head_s)
         self._read(pending)  # the head has usually come already; else it is waited for
         if not (pending.is_watched or pending.has_ended):
             self._watch(pending)
@@ -231,36 +228,39 @@ class ClientListener:
         if not data:
             self._close(pending)
         elif not pending.is_refused:  # else it is read only to see the end of it
-            if pending.session is None:
+            if self._tls is None:
                 self._add_data(pending, data)
             else:
-                self._read_tls(pending, pending.session, data)
+                self._read_tls(pending, self._tls, data)
 
-    def _read_tls(self, pending: _PendingSocket, session: TlsSession, data: bytes) -> None:
+    def _read_tls(self, pending: _PendingSocket, port: TlsPort, data: bytes) -> None:
+        session = pending.session
+        if session is None:
+            if data[0] != TLS_HANDSHAKE:
+                self._refuse(pending, PLAIN_RESPONSE)
+                return
+            session = pending.session = port.open_session()
         if session.is_open:
-            self._decrypt(pending, session, data)
-        elif not session.has_begun and not pending.data and data[0] != TLS_HANDSHAKE:
-            pending.session = None
-            self._refuse(pending, PLAIN_RESPONSE)
+            self._decrypt(pending, session, port, data)
         elif len(pending.data) > HANDSHAKE_BYTES:
             self._close(pending)
-        elif self._tls is not None:
+        else:
             pending.data += data
-            self._tls.schedule(pending.address, pending, partial(self._shake_hands, pending, session))
+            port.schedule(pending.address, pending, partial(self._shake_hands, pending, session, port))
 
-    def _shake_hands(self, pending: _PendingSocket, session: TlsSession) -> None:
+    def _shake_hands(self, pending: _PendingSocket, session: TlsSession, port: TlsPort) -> None:
         data, pending.data = pending.data, b""
-        self._decrypt(pending, session, data)
-        if session.is_open and self._tls is not None:
-            self._tls.record_end(None)
+        self._decrypt(pending, session, port, data)
+        if session.is_open:
+            port.record_end(None)
 
-    def _decrypt(self, pending: _PendingSocket, session: TlsSession, data: bytes) -> None:
+    def _decrypt(self, pending: _PendingSocket, session: TlsSession, port: TlsPort, data: bytes) -> None:
         was_open = session.is_open
         try:
             said = session.receive(data)
         except TlsError as error:
-            if not was_open and self._tls is not None:
-                self._tls.record_end(error)
+            if not was_open:
+                port.record_end(error)
             self._refuse(pending, b"")
             return
         try:
