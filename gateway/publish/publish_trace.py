@@ -19,6 +19,9 @@ MAX_TRACES = 100
 MAX_INDEXES = 100
 """Of so many events of a trace the router looks for the first that a shard gets."""
 
+_FLAGS_AT, _NOT_SAMPLED = 53, "00"
+"""What stands where in a `traceparent` of version 00."""
+
 _REQUEST: Attributes = {"http.request.method": "POST", "http.route": "/v1/events"}
 
 
@@ -30,7 +33,9 @@ class PublishTrace:
     def __init__(self, tracer: Tracer, header: str) -> None:
         self._tracer = tracer
         self._began_at = tracer.read_clock()
-        self._parent = self._choose_parent(parse_traceparent(header) if header else None)
+        # Most requests say nothing, or that they are not sampled: where publishers alone decide, that is not even read.
+        is_plainly_not = not tracer.has_ratio and (not header or header[_FLAGS_AT:] == _NOT_SAMPLED)
+        self._parent = None if is_plainly_not else self._choose_parent(parse_traceparent(header))
         self._spans: dict[str, Span | None] = {}  # by what they are beneath; None: there was no room for it
         self._traces: dict[str, EventTrace] = {}  # by what their events carry
         self._event_count = 0

@@ -42,6 +42,7 @@ class MemoryTracer:
         self.dropped_count = 0
         self.now = 1_800_000_000_000_000_000
         self._settings = settings or TracerSettings(True, 0.0)
+        self.has_ratio = self._settings.ratio > 0.0
         self._room = room
         self._begun = 0
 

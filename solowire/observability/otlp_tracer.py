@@ -122,6 +122,7 @@ class OtlpTracer:
 
     def __init__(self, settings: TracerSettings, role: str, instance: str) -> None:
         self.ended_count = 0
+        self.has_ratio = settings.ratio > 0.0
         self._settings = settings
         self._left_out_count = 0
         try:

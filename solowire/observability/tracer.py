@@ -29,7 +29,13 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Where the spans of a process go. dropped_count: spans that were left out, or that nobody took."""
+    """Where the spans of a process go.
+
+    has_ratio: some of the requests that don't say so themselves are recorded, too. dropped_count: spans that were left
+    out, or that nobody took.
+    """
+
+    has_ratio: bool
 
     @property
     def exported_count(self) -> int: ...
