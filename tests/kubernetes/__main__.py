@@ -40,6 +40,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("make test-kubernetes: it makes namespaces and containers, which takes root's rights", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "solowire-kubernetes"
     cache.mkdir(parents=True, exist_ok=True)
     prepare(cache)
@@ -79,7 +80,7 @@ def run_in(node: FirstProcess, folder: Path, arguments: list[str]) -> int:
     if arguments == ["--keep"]:
         print("ready. Get in by:", *enter, "env", f"KUBECONFIG={folder}/admin.kubeconfig", "bash")
         with suppress(KeyboardInterrupt):
-            signal.sigwait([signal.SIGTERM])
+            signal.pause()
         return 0
     environment = {**os.environ, "KUBERNETES_TESTS": str(folder)}
     tests = [sys.executable, "-m", "pytest", "-x", *(arguments or [str(HERE)])]
