@@ -1,7 +1,7 @@
 """`make test-kubernetes`: builds what is missing, starts a cluster, and runs the tests of this folder in it.
 
 `python -m tests.kubernetes --keep` starts the cluster alone, and says how to get into it; Ctrl-C ends it.
-Other arguments are pytest's. What was built is kept in the user's cache folder.
+Other arguments are pytest's, such as `-k killed`. What was built is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run_in(node: FirstProcess, folder: Path, arguments: list[str]) -> int:
             signal.pause()
         return 0
     environment = {**os.environ, "KUBERNETES_TESTS": str(folder)}
-    tests = [sys.executable, "-m", "pytest", "-x", *(arguments or [str(HERE)])]
+    tests = [sys.executable, "-m", "pytest", "-s", str(HERE), *arguments]  # with the figures that they print
     return subprocess.run([*enter, *tests], env=environment, check=False).returncode
 
 
