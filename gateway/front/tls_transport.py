@@ -31,6 +31,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._buffer = buffer
         self._beneath: asyncio.Transport
         self._is_failed = False  # what comes is of no use any more
+        self._is_silent = True  # what came last said nothing
         self._goes_on: bool | None = None  # what is above with writing, since there is no more to read
         self._has_said_end = False  # of what is written
         self._is_paused = False  # by what is above
@@ -57,6 +58,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return
         if (output := self._session.take_output()) and not self._has_said_end:
             self._beneath.write(output)
+        self._is_silent = not said
         self._pass_up(said)
         if self._session.has_ended and not self._tell_end():
             self.close()
@@ -174,7 +176,7 @@ class TlsServerTransport(TlsTransport):
         self._port = port
         self._count_as = count_as
         self._address = ""
-        self._early = b""  # what has come of the handshake, until its turn
+        self._early = b""  # what has come, until its turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -183,7 +185,7 @@ class TlsServerTransport(TlsTransport):
         self._above.connection_made(self)
 
     def receive(self, data: bytes) -> None:
-        if self._session.is_open:
+        if self._session.is_open and not self._is_silent:
             super().receive(data)
         elif not self._session.has_begun and data[0] != TLS_HANDSHAKE:
             self._is_failed = True
@@ -192,15 +194,17 @@ class TlsServerTransport(TlsTransport):
         else:
             self._early = data
             self.set_waiting(True)
-            self._port.schedule(self._address, self, self._shake_hands)
+            self._port.schedule(self._address, self, self._take_turn)
 
-    def _shake_hands(self) -> None:
+    def _take_turn(self) -> None:
+        """Of what a client sends that says nothing, the handshake first of all, its address pays for the work."""
         if self._beneath.is_closing():
             return
         data, self._early = self._early, b""
+        was_open = self._session.is_open
         self.set_waiting(False)
         super().receive(data)
-        if self._session.is_open:
+        if self._session.is_open and not was_open:
             self._port.record_end(None)
 
     def fail(self, error: TlsError) -> None:

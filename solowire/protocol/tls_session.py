@@ -1,9 +1,10 @@
 """One connection's TLS, as bytes in and bytes out: what is said and what goes over the wire. No socket, no clock.
 
 What it keeps true: what the peer said comes out in order and whole records at a time; what is to be sent has to be sent
-in the order in which it came from here. A session that has failed says why, once, and is of no more use. What a session
-holds stays small: OpenSSL's memory buffers never shrink, so they are filled and emptied piece by piece; what comes
-behind the peer's own end, which OpenSSL would keep and never read, is forgotten.
+in the order in which it came from here. A session that has failed says why, once, and is of no more use; so is one
+whose peer makes work and says nothing. What a session holds stays small: OpenSSL's memory buffers never shrink, so they
+are filled and emptied piece by piece; what comes behind the peer's own end, which OpenSSL would keep and never read, is
+forgotten.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ HANDSHAKE_BYTES = 16 * 1024
 PIECE_BYTES = 4 * 1024
 READ_BYTES = 16 * 1024
 """A record has no more (RFC 8446, section 5.1)."""
+OVERHEAD_BYTES, RECORD_BYTES = 20 * 1024, 29
+"""What a peer may send that says nothing, beside as much as it says: RECORD_BYTES for each record, and a record that is
+not whole yet. A new key takes 27 bytes to ask for, and 200 times as long as to send; OpenSSL takes any number of them.
+"""
 
 
 class TlsSession:
@@ -30,12 +35,13 @@ class TlsSession:
     is_open: the handshake is done. has_ended: the peer has said that it says no more.
     """
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "_received_count", "has_ended", "is_open")
+    __slots__ = ("_incoming", "_object", "_outgoing", "_received_count", "_spare", "has_ended", "is_open")
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool = True) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
         self._received_count = 0
+        self._spare = OVERHEAD_BYTES  # what it may still send that says nothing
         self.is_open = False
         self.has_ended = False
 
@@ -58,12 +64,18 @@ class TlsSession:
         for at in range(0, len(data), PIECE_BYTES):
             if self.has_ended:
                 break
-            self._incoming.write(data[at : at + PIECE_BYTES])
-            if not self.is_open:
-                self._received_count += min(PIECE_BYTES, len(data) - at)
+            piece = data[at : at + PIECE_BYTES]
+            self._incoming.write(piece)
+            if self.is_open:
+                self._spare -= len(piece)
+            else:
+                self._received_count += len(piece)
                 if not self._shake_hands():
                     continue
             found.append(self._read_records())
+            if self._spare < 0:
+                raise TlsError("too_much_overhead")
+            self._spare = min(self._spare, OVERHEAD_BYTES)
         return found[0] if len(found) == 1 else b"".join(found)
 
     def take_output(self) -> bytes:
@@ -121,6 +133,7 @@ class TlsSession:
                     self.has_ended = True
                     break
                 found.append(data)
+                self._spare += 2 * len(data) + RECORD_BYTES
         except ssl.SSLWantReadError:
             pass  # the last record is not whole
         except ssl.SSLZeroReturnError:  # the end, where we have said ours before

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import socket
 import ssl
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ctypes.util import find_library
 
 import pytest
 from hypothesis import given
@@ -115,6 +120,66 @@ def test_whatever_comes_is_taken_or_refused(pieces: list[bytes], begin: int, is_
             server.receive(piece)
     server.take_output()
     server.end()
+
+
+@pytest.mark.skipif(find_library("ssl") is None, reason="needs OpenSSL's library: Python's module asks for no new keys")
+@pytest.mark.parametrize("wants_answer", [0, 1])
+def test_who_asks_for_new_keys_without_end_is_refused(context: ssl.SSLContext, wants_answer: int) -> None:
+    """Each takes 200 times as long as to send it, and an answer that nobody may read. One now and then is well."""
+    with asking_client(wants_answer, 3000) as sock, pytest.raises(TlsError, match="too_much_overhead"):
+        serve_until_end(sock, TlsSession(context))
+    with asking_client(wants_answer, 5) as sock:
+        answered, said = serve_until_end(sock, TlsSession(context))
+    assert said == b"hello" * 5
+    assert (answered > 0) == bool(wants_answer)
+
+
+def serve_until_end(sock: socket.socket, session: TlsSession) -> tuple[int, bytes]:
+    """How many bytes were answered behind the handshake, and what was said."""
+    said, answered = b"", 0
+    while data := sock.recv(2**14):
+        was_open = session.is_open
+        said += session.receive(data)
+        output = session.take_output()
+        answered += len(output) if was_open else 0
+        if not was_open:
+            sock.sendall(output)
+    return answered, said
+
+
+@contextmanager
+def asking_client(wants_answer: int, keys: int) -> Iterator[socket.socket]:
+    """The server's end of a connection whose client asks for so many new keys before each word."""
+    ours, theirs = socket.socketpair()
+    client = threading.Thread(target=ask_for_keys, args=(theirs, wants_answer, keys))
+    client.start()
+    try:
+        with ours:
+            yield ours
+    finally:
+        client.join()
+
+
+def ask_for_keys(sock: socket.socket, wants_answer: int, keys: int) -> None:
+    library = ctypes.CDLL(find_library("ssl"))
+    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+        getattr(library, name).restype = ctypes.c_void_p
+    context = ctypes.c_void_p(library.SSL_CTX_new(ctypes.c_void_p(library.TLS_client_method())))
+    session = ctypes.c_void_p(library.SSL_new(context))
+    with sock:
+        library.SSL_set_fd(session, sock.fileno())
+        if library.SSL_connect(session) == 1:
+            for _ in range(5):
+                for _ in range(keys):
+                    library.SSL_key_update(session, wants_answer)
+                    library.SSL_do_handshake(session)
+                library.SSL_write(session, b"hello", 5)
+        with suppress(OSError):  # closed with unread bytes it would be reset
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(2**14):
+                pass
+    library.SSL_free(session)
+    library.SSL_CTX_free(context)
 
 
 def test_a_record_that_was_changed_on_its_way_ends_the_session(context: ssl.SSLContext) -> None:

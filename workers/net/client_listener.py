@@ -86,12 +86,24 @@ class _PendingSocket:
     """A socket whose request head has not come yet.
 
     is_watched: epoll says when something comes. has_ended: it has been closed, or handed over. session: of one that
-    speaks TLS. data: of its head, or of its handshake, which waits for its turn.
+    speaks TLS. data: of its head. undecrypted: waits for its turn.
     """
 
-    __slots__ = ("address", "data", "ends_at", "has_ended", "is_refused", "is_watched", "peer", "session", "socket")
+    __slots__ = (
+        "address",
+        "data",
+        "ends_at",
+        "has_ended",
+        "is_refused",
+        "is_watched",
+        "peer",
+        "session",
+        "socket",
+        "undecrypted",
+    )
 
     def __init__(self, accepted: socket.socket, peer: str, address: str, ends_at: float) -> None:
+        self.undecrypted = b""
         self.session: TlsSession | None = None  # not before anything has come: it takes 10 KB
         self.socket = accepted
         self.peer = peer
@@ -240,21 +252,15 @@ class ClientListener:
                 self._refuse(pending, PLAIN_RESPONSE)
                 return
             session = pending.session = port.open_session()
-        if session.is_open:
-            self._decrypt(pending, session, port, data)
-        elif len(pending.data) > HANDSHAKE_BYTES:
+        if len(pending.undecrypted) > HANDSHAKE_BYTES:
             self._close(pending)
-        else:
-            pending.data += data
-            port.schedule(pending.address, pending, partial(self._shake_hands, pending, session, port))
+            return
+        pending.undecrypted += data
+        port.schedule(pending.address, pending, partial(self._decrypt, pending, session, port))
 
-    def _shake_hands(self, pending: _PendingSocket, session: TlsSession, port: TlsPort) -> None:
-        data, pending.data = pending.data, b""
-        self._decrypt(pending, session, port, data)
-        if session.is_open:
-            port.record_end(None)
-
-    def _decrypt(self, pending: _PendingSocket, session: TlsSession, port: TlsPort, data: bytes) -> None:
+    def _decrypt(self, pending: _PendingSocket, session: TlsSession, port: TlsPort) -> None:
+        """Its turn has come: of what it sends until its head is whole, all is work that its address pays for."""
+        data, pending.undecrypted = pending.undecrypted, b""
         was_open = session.is_open
         try:
             said = session.receive(data)
@@ -263,6 +269,8 @@ class ClientListener:
                 port.record_end(error)
             self._refuse(pending, b"")
             return
+        if session.is_open and not was_open:
+            port.record_end(None)
         try:
             if output := session.take_output():
                 pending.socket.send(output)  # a new socket takes so little at once
