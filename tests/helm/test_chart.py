@@ -124,10 +124,17 @@ def test_a_wrong_value_is_named(values: dict[str, Any], sentence: str) -> None:
         ({"expose": {"type": "httpRoute"}}, "expose.httpRoute.parentRefs: name the Gateway"),
         ({"connections": {"max": 30_000}}, "shard.replicas: 2 shards hold 20000 connections"),
         (
-            {"shard": {"autoscaling": {"enabled": True, "maxReplicas": 4}}, "connections": {"max": 28_001}},
-            "shard.autoscaling.maxReplicas: 4 shards hold 28000 connections at the target of 7000 each",
+            {"shard": {"autoscaling": {"enabled": True, "maxReplicas": 4}}, "connections": {"max": 40_001}},
+            "shard.autoscaling.maxReplicas: 4 shards hold 40000 connections (connections.perShard)",
         ),
-        ({"shard": {"autoscaling": {"enabled": True, "minReplicas": 9}}}, "minReplicas is above maxReplicas"),
+        (
+            {"shard": {"autoscaling": {"enabled": True, "maxReplicas": 5}}, "connections": {"max": 28_000}},
+            "which are 4 shards at the target of 7000 each: more than 4 are never asked for",
+        ),
+        (
+            {"shard": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 4}}},
+            "minReplicas is above maxReplicas",
+        ),
         ({"edge": {"workerConnections": 512}}, "edge: its pods pass 1024 WebSockets on"),
         (
             {"shard": {"resources": {"limits": {"memory": "500Mi"}}}},

@@ -69,16 +69,33 @@
 {{- div (mul (int64 .Values.connections.perShard) (int64 .Values.shard.autoscaling.targetPercent)) 100 | max 1 -}}
 {{- end -}}
 
+{{/* Shards that hold `connections.max` at the target: with so many the limit is reached, so no more are ever asked for. */}}
+{{- define "solowire.shardsAtLimit" -}}
+{{- $target := include "solowire.shardTarget" . | int64 -}}
+{{- div (sub (add (int64 .Values.connections.max) $target) 1) $target -}}
+{{- end -}}
+
+{{/* Most shards: 0 in the values is as many as can be asked for. */}}
+{{- define "solowire.maxShards" -}}
+{{- $scaling := .Values.shard.autoscaling -}}
+{{- int $scaling.maxReplicas | default (max (int $scaling.minReplicas) (include "solowire.shardsAtLimit" . | int)) -}}
+{{- end -}}
+
 {{- define "solowire.checkShards" -}}
 {{- $max := int64 .Values.connections.max -}}
 {{- $scaling := .Values.shard.autoscaling -}}
 {{- if $scaling.enabled -}}
-{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $most := include "solowire.maxShards" . | int -}}
+{{- if gt (int $scaling.minReplicas) $most -}}
 {{- fail "shard.autoscaling: minReplicas is above maxReplicas" -}}
 {{- end -}}
-{{- $room := mul (include "solowire.shardTarget" . | int64) (int64 $scaling.maxReplicas) -}}
+{{- $room := mul (int64 .Values.connections.perShard) (int64 $most) -}}
 {{- if lt $room $max -}}
-{{- fail (printf "shard.autoscaling.maxReplicas: %d shards hold %d connections at the target of %s each, and connections.max is %d: raise maxReplicas or connections.perShard, or lower connections.max" (int $scaling.maxReplicas) $room (include "solowire.shardTarget" .) $max) -}}
+{{- fail (printf "shard.autoscaling.maxReplicas: %d shards hold %d connections (connections.perShard), and connections.max is %d: raise maxReplicas or connections.perShard, or lower connections.max" $most $room $max) -}}
+{{- end -}}
+{{- $asked := max (int $scaling.minReplicas) (include "solowire.shardsAtLimit" . | int) -}}
+{{- if gt $most $asked -}}
+{{- fail (printf "shard.autoscaling.maxReplicas: connections.max is %d, which are %d shards at the target of %s each: more than %d are never asked for. Raise connections.max, or lower maxReplicas to %d (0 computes it)" $max $asked (include "solowire.shardTarget" .) $asked $asked) -}}
 {{- end -}}
 {{- else -}}
 {{- $room := mul (int64 .Values.connections.perShard) (int64 .Values.shard.replicas) -}}

@@ -152,7 +152,8 @@ them back to one, and one that says the minimum would undo what the autoscaler h
 {{- if $values.autoscaling.enabled -}}
 {{- $found := lookup "apps/v1" .kind .root.Release.Namespace (include "solowire.name" .) -}}
 {{- $now := dig "spec" "replicas" $values.autoscaling.minReplicas $found -}}
-{{- max (int $values.autoscaling.minReplicas) (min (int $values.autoscaling.maxReplicas) (int $now)) -}}
+{{- $most := eq .role "shard" | ternary (include "solowire.maxShards" .root) $values.autoscaling.maxReplicas -}}
+{{- max (int $values.autoscaling.minReplicas) (min (int $most) (int $now)) -}}
 {{- else -}}
 {{- $values.replicas -}}
 {{- end -}}
