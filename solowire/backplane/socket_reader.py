@@ -73,7 +73,7 @@ class SocketReader:
                 )
             if self._socket.closed:
                 return
-            size += len(parts[-1])
+            size += sum(map(len, parts))
             if size >= _BYTES_A_TURN or time.monotonic() >= ends_at:
                 break
         self._plan_turn()

@@ -219,7 +219,8 @@ class PeerSocket(_Socket):
         self._next_try: asyncio.Handle | None = None
         self._is_connected = self._is_doubted = False
         self._tried: tuple[str, Endpoint] | None = None  # the router's key and address, of the socket that there is
-        self._try_count = 0
+        self._worked: tuple[str, Endpoint] | None = None  # by which it was connected last
+        self._attempted: set[tuple[str, Endpoint]] = set()  # since then, until all have been
         self.failure = ""
         """Why there is no connection over TCP, where that is known."""
         if not is_tcp:
@@ -297,19 +298,29 @@ class PeerSocket(_Socket):
         if not choices:
             self.failure = self._lookup.failure
             return
-        choice = choices[self._try_count % len(choices)]
-        self._try_count += 1
-        if choice == self._tried and not self.failure:
+        choice = self._choose(choices)
+        if choice == self._tried and self._socket is not None and not self.failure:
             return  # ZeroMQ goes on trying it
         self._close_socket(linger=False)
         self._tried = choice
         self._connect(choice[1].text)
 
+    def _choose(self, choices: list[tuple[str, Endpoint]]) -> tuple[str, Endpoint]:
+        """What has worked, then each that has not been tried since, in whatever order a name server tells them."""
+        left = [choice for choice in choices if choice not in self._attempted]
+        if not left:
+            self._attempted.clear()
+            left = choices
+        choice = self._worked if self._worked in left else left[0]
+        self._attempted.add(choice)
+        return choice
+
     def _on_event(self, event: int) -> None:
         match event:
             case _ if event == CONNECTED:
                 self._is_connected, self.failure = True, ""
-                self._try_count -= 1  # what has worked is what is tried first again
+                self._worked = self._tried
+                self._attempted.clear()
             case _ if event == DISCONNECTED:
                 self._is_connected = False
             case _ if event == DENIED:

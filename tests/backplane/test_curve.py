@@ -292,6 +292,29 @@ async def test_a_name_that_comes_to_mean_another_address(net: Net, monkeypatch: 
     await until(lambda: got == [b"welcome"], "which hears it")
 
 
+async def test_each_address_of_a_name_is_tried_in_whatever_order_they_are_told(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server that turns its answers round leads nobody to the same address each time."""
+    means = ["127.0.0.3", "127.0.0.2"]
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
+        if host != "router.example":
+            return real(host, *arguments, **options)
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        found = [found for address in means for found in real(address, *arguments, **options)]
+        means.append(means.pop(0))
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    router_keys, member_keys = make_keys()
+    net.router(router_keys, "127.0.0.2")
+    peer, _ = net.peer(b"shard-0", member_keys, "router.example")
+    await until(lambda: peer.send(b"hello"), "the one where a router listens is found")
+
+
 async def test_a_router_that_hangs_is_left_if_its_name_leads_elsewhere(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
