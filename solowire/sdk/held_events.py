@@ -22,7 +22,7 @@ MOST_HELD = 100
 
 
 class HeldEvent:
-    """One of them. settled_count: of the buffer's events, when it was put here: all before it were settled."""
+    """One of them. settled_count: up to where all of the buffer's events are settled but for those held before it."""
 
     __slots__ = ("due_at", "held_at", "item", "pause_s", "settled_count")
 

@@ -123,7 +123,7 @@ class PublishBuffer:
     def hold_first(self, now: float) -> None:
         """The first event of the batch that is being sent is kept for later: others go before it."""
         with self._lock:
-            settled_count = self._appended_count - self.waiting_count
+            settled_count = self._appended_count - self.waiting_count + len(self.held)  # once those have left
             self.held.add(self._sending[0], settled_count, now)
             self._sending = self._sending[1:]
 

@@ -11,6 +11,7 @@ import pytest
 from solowire.errors import PublishRefused
 from solowire.sdk import held_events
 from solowire.sdk.held_events import FIRST_PAUSE_S, LONGEST_PAUSE_S, HeldEvent, HeldEvents
+from solowire.sdk.publish_buffer import PublishBuffer
 from solowire.sdk.publisher import Publisher
 from tests.support.publish_gateway import Gateway, Reply, page, problem
 
@@ -146,3 +147,21 @@ def test_what_is_behind_a_kept_event_is_not_settled() -> None:
     assert found is not None
     events.remove(found)
     assert (events.settled_count, len(events)) == (9, 1)
+
+
+async def test_what_is_before_a_kept_event_is_settled_once_those_kept_before_it_are() -> None:
+    """Of five events the second and the fourth are kept; when the second has gone, only the fourth is in the way."""
+    buffer = PublishBuffer(10, 5)
+    for number in range(5):
+        buffer.append(b"%d" % number)
+    batch = await buffer.take_batch(0.0)
+    for number, item in enumerate(batch):
+        buffer.keep_sending(batch[number:])
+        if item in (b"1", b"3"):
+            buffer.hold_first(0.0)
+    buffer.keep_sending([])
+    assert [buffer.is_settled(number) for number in range(1, 6)] == [True, False, False, False, False]
+    buffer.settle_held(buffer.held.events[0])
+    assert [buffer.is_settled(number) for number in range(1, 6)] == [True, True, True, False, False]
+    buffer.settle_held(buffer.held.events[0])
+    assert all(buffer.is_settled(number) for number in range(1, 6))
