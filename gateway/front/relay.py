@@ -162,6 +162,7 @@ class Relay:
 
     async def _open(self, relayed: RelayedConnection, shard: ShardAddress) -> None:
         """Connects to the user's shard. Raises RequestRejected."""
+        silence = f"no answer within {OPEN_SECONDS:g} s"
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 if not shard.certificate:
@@ -169,11 +170,12 @@ class Relay:
                     return
                 while not await self._open_tls(relayed, shard):
                     # It has a new one, and the router is about to say so.
+                    silence = "its certificate is not the one that the router has told of"
                     while (told := self._gateway.shards.get(shard.index, shard)).certificate == shard.certificate:
                         await asyncio.sleep(RENEWAL_POLL_SECONDS)
                     shard = told
         except OSError as error:  # a TimeoutError is one
-            logger.warning("shard_unreachable", shard=shard.index, error=str(error), hint=_UNREACHABLE)
+            logger.warning("shard_unreachable", shard=shard.index, error=str(error) or silence, hint=_UNREACHABLE)
             raise RequestRejected(
                 503,
                 "shard_unavailable",

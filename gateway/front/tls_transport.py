@@ -238,6 +238,7 @@ class TlsClientTransport(TlsTransport):
     def __init__(self, above: asyncio.BufferedProtocol, fingerprint: str, buffer: memoryview) -> None:
         super().__init__(above, TlsSession(CLIENT_CONTEXT, is_server=False), buffer)
         self._fingerprint = fingerprint
+        self._is_handed_over = False  # to what is above
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -245,8 +246,10 @@ class TlsClientTransport(TlsTransport):
         self._beneath.write(self._session.start())
 
     def receive(self, data: bytes) -> None:
-        if self.opened.done():
+        if self._is_handed_over:
             super().receive(data)
+            return
+        if self.opened.done():  # in vain
             return
         try:
             said = self._session.receive(data)
@@ -261,6 +264,7 @@ class TlsClientTransport(TlsTransport):
         self._beneath.write(self._session.take_output())
         if not is_open:
             return
+        self._is_handed_over = True
         self._above.connection_made(self)
         self.opened.set_result(None)
         self._pass_up(said)
@@ -270,13 +274,13 @@ class TlsClientTransport(TlsTransport):
         super().fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.opened.done() and self.opened.exception() is None:
+        if self._is_handed_over:
             super().connection_lost(exc)
         else:
             self._set_failed(OSError("TLS: the connection was closed in the handshake"))
 
     def eof_received(self) -> bool:
-        return self.opened.done() and super().eof_received()
+        return self._is_handed_over and super().eof_received()
 
     def _set_failed(self, error: OSError) -> None:
         if not self.opened.done():

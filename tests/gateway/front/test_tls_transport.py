@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
@@ -203,3 +205,29 @@ async def test_the_relay_waits_for_the_word_of_a_new_certificate_and_takes_no_ot
             assert (status, problem["code"]) == (503, "shard_unavailable")
     finally:
         echo.close()
+
+
+async def test_a_shard_that_says_nothing_is_named_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts, and does not shake hands: the client hears so, the log says why, and nothing fails behind that."""
+    monkeypatch.setattr("solowire.gateway.front.relay.OPEN_SECONDS", 0.2)
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as lines:
+        address = ShardAddress(0, "127.0.0.1", silent.getsockname()[1], "i", certificate="0" * 64)
+        async with asyncio.timeout(SECONDS), relay_front(OneShardGateway(address), tmp_path) as port:
+            status, problem = await refusal(f"ws://127.0.0.1:{port}/ws?token=any")
+            assert (status, problem["code"]) == (503, "shard_unavailable")
+            accepted, _ = silent.accept()
+            with accepted:
+                accepted.settimeout(SECONDS)
+                await asyncio.to_thread(read_to_end, accepted)
+    assert [line["error"] for line in lines if line["event"] == "shard_unreachable"] == ["no answer within 0.2 s"]
+    assert faults == []
+
+
+def read_to_end(accepted: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):  # reset: the relay has cut it
+        while accepted.recv(1000):
+            pass
