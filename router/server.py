@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from typing import Any
 
 import structlog
 
@@ -87,23 +89,42 @@ def open_journal(settings: Settings, report: Callable[[str], object] = lambda st
     )
 
 
-async def _open_beside(settings: Settings) -> Journal:
+async def _open_beside(settings: Settings, stop: asyncio.Event) -> Journal | None:
     """Opens the journal in a thread, so that the process shows that it lives, and says what it is at if it takes long.
 
-    Raises ConfigError.
+    None if the process is told to stop meanwhile. The thread is left to end with it then, as by a kill, which does a
+    journal no harm. Raises ConfigError.
     """
     loop = asyncio.get_running_loop()
     began, step = loop.time(), ""
+    opened: asyncio.Future[Journal] = loop.create_future()
 
     def note_step(name: str) -> None:
         nonlocal step
         step = name
 
-    opening = asyncio.ensure_future(asyncio.to_thread(open_journal, settings, note_step))
-    while not (await asyncio.wait({opening}, timeout=OPENING_SECONDS))[0]:
-        hint = "publishers and clients wait for it; a file that was not closed in order is read as a whole"
-        logger.info("journal_opening", step=step, waited_s=round(loop.time() - began), hint=hint)
-    return await opening
+    def open_it() -> None:
+        try:
+            journal = open_journal(settings, note_step)
+        except BaseException as error:
+            finish(opened.set_exception, error)
+        else:
+            finish(opened.set_result, journal)
+
+    def finish(settle: Callable[[Any], None], result: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=open_it, daemon=True, name="journal-opening").start()
+    stopped = loop.create_task(stop.wait())
+    ends: tuple[asyncio.Future[Any], ...] = (opened, stopped)
+    try:
+        while not (await asyncio.wait(ends, timeout=OPENING_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+            hint = "publishers and clients wait for it; a file that was not closed in order is read as a whole"
+            logger.info("journal_opening", step=step, waited_s=round(loop.time() - began), hint=hint)
+    finally:
+        stopped.cancel()
+    return await opened if opened.done() else None
 
 
 def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
@@ -116,7 +137,10 @@ def make_history_reader(journal: Journal, settings: Settings) -> HistoryReader:
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
-    with closing(await _open_beside(settings)) as journal:
+    opened = await _open_beside(settings, stop)
+    if opened is None:
+        return
+    with closing(opened) as journal:
         server = _RouterServer(loop, journal, settings)
         served = web.start_http_server(
             settings, Metrics("router", server.read_samples).render, lambda: not journal.is_gone

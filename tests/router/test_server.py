@@ -232,10 +232,35 @@ async def test_a_journal_that_takes_long_to_open_is_said_and_stops_nothing(
 
     monkeypatch.setattr(server, "open_journal", open_slowly)
     with capture_logs() as lines:
-        opening = asyncio.ensure_future(server._open_beside(settings))
+        opening = asyncio.ensure_future(server._open_beside(settings, asyncio.Event()))
         async with asyncio.timeout(ANSWER_SECONDS):
             while len(lines) < 2:
                 await asyncio.sleep(0.01)
         may_go_on.set()
-        (await opening).close()
+        journal = await opening
+        assert journal is not None
+        journal.close()
     assert {(line["event"], line["step"]) for line in lines} == {("journal_opening", "looking for damage")}
+
+
+async def test_a_router_that_is_told_to_stop_does_not_wait_for_its_journal(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look through a large file for damage may take minutes, and who starts it gives it some seconds to end."""
+    may_go_on, is_under_way = threading.Event(), threading.Event()
+
+    def open_slowly(settings: Settings, report: Callable[[str], object]) -> MemoryJournal:
+        is_under_way.set()
+        may_go_on.wait(ANSWER_SECONDS)
+        return MemoryJournal("epoch", max_events=1, max_bytes=1, window=1.0)
+
+    monkeypatch.setattr(server, "open_journal", open_slowly)
+    stop = asyncio.Event()
+    running = asyncio.ensure_future(server._main(settings, stop))
+    try:
+        assert await asyncio.to_thread(is_under_way.wait, ANSWER_SECONDS)
+        stop.set()
+        async with asyncio.timeout(ANSWER_SECONDS / 2):
+            await running
+    finally:
+        may_go_on.set()
