@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from solowire.errors import ConfigError
+from solowire.observability.exporter_variables import check_exporter
 from solowire.observability.tracer import Tracer, TracerSettings
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -29,10 +30,13 @@ _SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
 def read_tracer_settings(environment: Mapping[str, str]) -> TracerSettings | None:
     """None if no endpoint is set, or tracing is turned off. Raises ConfigError."""
     name = next((name for name in ENDPOINTS if environment.get(name, "").strip()), None)
-    is_disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip()
+    is_disabled = disabled.lower() == "true"
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
     if name is None or is_disabled or exporter == "none":
         return None
+    if disabled.lower() not in ("", "false"):
+        raise ConfigError(f"OTEL_SDK_DISABLED: {disabled!r} is neither true nor false")
     if exporter != "otlp":
         raise ConfigError(f"OTEL_TRACES_EXPORTER: {exporter!r} is not known here; there are otlp and none")
     _check_endpoint(name, environment[name].strip())
@@ -42,6 +46,7 @@ def read_tracer_settings(environment: Mapping[str, str]) -> TracerSettings | Non
                 f"{protocol}: {environment[protocol]!r} is not supported; set http/protobuf, and the port for it in "
                 f"{name}, which is 4318 mostly"
             )
+    check_exporter(environment)
     return _read_sampler(environment)
 
 

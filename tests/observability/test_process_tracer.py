@@ -61,6 +61,18 @@ def test_the_sampler_is_that_of_the_environment(environment: dict[str, str], set
         (ENDPOINT | {"OTEL_TRACES_SAMPLER": "jaeger_remote"}, "parentbased_traceidratio"),
         (ENDPOINT | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1 %"}, "1 %"),
         (ENDPOINT | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nan"}, "0.01"),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "yes"}, "OTEL_SDK_DISABLED: 'yes'"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nope.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE: /nope.pem"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/"}, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: /"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": "/nope"}, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY: /nope"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_COMPRESSION": "zip"}, "OTEL_EXPORTER_OTLP_COMPRESSION: 'zip'"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "OTEL_EXPORTER_OTLP_TIMEOUT: 'soon'"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "10000"}, "seconds"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_TIMEOUT": "0"}, "seconds"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": "a=b,secret"}, "OTEL_EXPORTER_OTLP_HEADERS: number 2"),
+        (ENDPOINT | {"OTEL_RESOURCE_ATTRIBUTES": "deployment"}, "OTEL_RESOURCE_ATTRIBUTES: number 1"),
+        (ENDPOINT | {"OTEL_BSP_SCHEDULE_DELAY": "5s"}, "OTEL_BSP_SCHEDULE_DELAY: '5s'"),
+        (ENDPOINT | {"OTEL_BSP_EXPORT_TIMEOUT": "-5"}, "OTEL_BSP_EXPORT_TIMEOUT: '-5'"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_variable(environment: dict[str, str], said: str) -> None:
@@ -68,6 +80,21 @@ def test_what_is_wrong_is_named_with_its_variable(environment: dict[str, str], s
     with pytest.raises(ConfigError, match=r"^OTEL_") as raised:
         read_tracer_settings(environment)
     assert said in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_what_is_right_is_taken() -> None:
+    """Each of the exporter's variables, as its documents have it."""
+    environment = ENDPOINT | {
+        "OTEL_SDK_DISABLED": "false",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": __file__,
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "gzip",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2.5",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20x, tenant=,",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=live,team=dns",
+        "OTEL_BSP_SCHEDULE_DELAY": "1000",
+    }
+    assert read_tracer_settings(environment) == TracerSettings(True, 0.0)
 
 
 def test_opentelemetry_is_imported_with_an_endpoint_alone() -> None:
