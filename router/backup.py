@@ -22,7 +22,13 @@ from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.errors import ConfigError
 from solowire.router.log.earlier_epochs import KEY, decode_epochs, encode_epochs
 from solowire.router.log.journal_file import DamagedError, check_file, check_offsets, connect, explain_error
-from solowire.runtime.data_directory import JOURNAL_FILE, make_directories, read_secret_file, write_private
+from solowire.runtime.data_directory import (
+    JOURNAL_FILE,
+    give_to_owner,
+    make_directories,
+    read_secret_file,
+    write_private,
+)
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.settings import Settings
 
@@ -85,8 +91,10 @@ def make_backup(settings: Settings, target: Path, rest: Callable[[float], None] 
 def restore_backup(settings: Settings, backup: Path, epoch: str) -> RestoredJournal:
     """Makes the journal of a data directory of a backup. epoch: of the restored log. Raises ConfigError."""
     manifest = _read_manifest(backup)
-    make_directories(settings)
     directory = settings.need_data_dir()
+    if directory.resolve() == backup.resolve():
+        raise ConfigError(f"{directory} is the backup itself: name the data directory to be made with --data-dir")
+    make_directories(settings)
     journal = directory / JOURNAL_FILE
     with router_lock(settings):
         if journal.exists() or Path(f"{journal}-wal").exists():
@@ -107,12 +115,13 @@ def restore_backup(settings: Settings, backup: Path, epoch: str) -> RestoredJour
             _begin_epoch(draft, manifest, epoch)
             has_secret = manifest.has_secret and not (directory / SECRET_FILE).exists()
             if has_secret:
-                write_private(directory / SECRET_FILE, (backup / SECRET_FILE).read_text())
+                write_private(directory / SECRET_FILE, _read_secret(backup / SECRET_FILE))
+            give_to_owner(directory)
             _sync_directory(directory)
             draft.rename(journal)  # last of all: a router may start as soon as it is there
             _sync(directory)
         except (OSError, sqlite3.Error, DamagedError, msgspec.MsgspecError) as error:
-            raise ConfigError(f"nothing was restored: {_explain(error)}") from None
+            raise ConfigError(f"nothing was restored of {backup}: {_explain(error)}") from None
         finally:
             _remove_database(draft)
     return RestoredJournal(manifest, epoch, has_secret)
@@ -172,6 +181,14 @@ def _begin_epoch(journal: Path, manifest: BackupManifest, epoch: str) -> None:
         db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{KEY}", earlier))
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _read_secret(path: Path) -> str:
+    """Raises OSError, DamagedError."""
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise DamagedError(f"{path}: it is no text") from None
 
 
 def _remove_database(path: Path) -> None:

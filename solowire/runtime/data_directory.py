@@ -89,6 +89,21 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
+def give_to_owner(path: Path) -> None:
+    """Gives what root has made in a directory of another user's to that user, whose service could not use it else.
+
+    Raises OSError.
+    """
+    owner = path.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for directory, names, files in os.walk(path):
+        for name in (*names, *files):
+            entry = os.path.join(directory, name)
+            if os.lstat(entry).st_uid == 0:
+                os.lchown(entry, owner.st_uid, owner.st_gid)
+
+
 def make_data_directory(settings: Settings) -> Path:
     """Makes the data directory, if it isn't there, for its owner alone. Raises ConfigError."""
     directory = settings.need_data_dir()

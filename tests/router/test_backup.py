@@ -185,6 +185,25 @@ def test_nothing_is_restored_under_a_router(tmp_path: Path, made: Path) -> None:
         restore_backup(settings, made, "epoch-2")
 
 
+def test_nothing_is_restored_into_the_backup_itself(made: Path) -> None:
+    """Who followed the word about a journal that is there would have moved the backup's away."""
+    for directory in (made, made / ".." / made.name):
+        with pytest.raises(ConfigError, match="is the backup itself"):
+            restore_backup(settings_of(directory), made, "epoch-2")
+    assert {path.name for path in made.iterdir()} == {"backup.json", "journal.sqlite3", "secret"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+def test_what_root_restores_belongs_to_whose_directory_it_is(tmp_path: Path, made: Path) -> None:
+    """A service of that user starts on it: with files of root's it could not."""
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    os.chown(new, 4711, 4712)
+    restore_backup(settings_of(new), made, "epoch-2")
+    found = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in new.iterdir()}
+    assert found == dict.fromkeys(("journal.sqlite3", "secret", "router.lock", "run"), (4711, 4712))
+
+
 def test_a_secret_that_is_there_stays(tmp_path: Path, made: Path) -> None:
     """Tokens that it has signed are in use."""
     new = tmp_path / "new"
@@ -198,13 +217,14 @@ def test_a_secret_that_is_there_stays(tmp_path: Path, made: Path) -> None:
 def test_a_restore_that_fails_leaves_no_journal(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A router that was started on it would make a secret of its own, and refuse all tokens."""
     monkeypatch.setattr(backup, "write_private", fail_for_want_of_room)
-    with pytest.raises(ConfigError, match=r"nothing was restored: .*No space left"):
+    with pytest.raises(ConfigError, match=r"nothing was restored of .*No space left"):
         restore_backup(settings_of(tmp_path / "new"), made, "epoch-2")
     assert list((tmp_path / "new").glob("journal*")) == []
 
 
 @pytest.mark.parametrize(
-    "damage", ["no manifest", "another manifest", "newer", "damaged", "no journal", "other journal"]
+    "damage",
+    ["no manifest", "another manifest", "newer", "damaged", "cut", "no journal", "other journal", "secret of bytes"],
 )
 def test_what_is_no_backup_is_refused(tmp_path: Path, made: Path, damage: str) -> None:
     """With what is wrong, and nothing is left in the new directory that would be taken for a journal."""
@@ -219,14 +239,19 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, made: Path, damage: str) -
             manifest.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, format=99)))
         case "damaged":
             journal.write_bytes(b"\0" * 5000)
+        case "cut":
+            os.truncate(journal, 20_000)
         case "no journal":
             journal.unlink()
+        case "secret of bytes":
+            (made / "secret").write_bytes(b"\xff" * 40)
         case "other journal":
             shutil.rmtree(tmp_path / "else", ignore_errors=True)
             (tmp_path / "else").mkdir()
             with closing(open_journal(tmp_path / "else", "epoch-9")) as other:
                 keep(other, 3)
             shutil.copy(tmp_path / "else/journal.sqlite3", journal)
-    with pytest.raises(ConfigError, match=r"is no backup|newer Solowire|nothing was restored"):
+    with pytest.raises(ConfigError, match=r"is no backup|newer Solowire|nothing was restored") as raised:
         restore_backup(settings_of(tmp_path / "new"), made, "epoch-2")
+    assert str(made) in str(raised.value)
     assert list((tmp_path / "new").glob("journal*")) == []
