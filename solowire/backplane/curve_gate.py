@@ -16,7 +16,7 @@ from zmq.utils import z85
 
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane.connection_monitor import ACCEPTED, CONNECTED, FAILED, ConnectionMonitor
-from solowire.backplane.curve_keys import RouterKeys
+from solowire.backplane.curve_keys import RouterKeys, find_public_key
 from solowire.backplane.socket_reader import SocketReader
 
 logger = structlog.get_logger("solowire.bus")
@@ -41,6 +41,7 @@ class CurveGate:
         loop = asyncio.get_running_loop()
         self._sampler = LogSampler(logger, loop.time, loop.call_later, period=SAY_AGAIN_SECONDS)
         self._members: Collection[bytes] = ()
+        self._mistaken: Collection[bytes] = ()
         self.admit(keys.members)
         # ROUTER rather than REP, which could be asked nothing more if one answer failed.
         self._socket = context.socket(zmq.ROUTER)
@@ -58,6 +59,7 @@ class CurveGate:
     def admit(self, members: Collection[str]) -> None:
         """These and no others may connect from now on. Who is connected stays."""
         self._members = frozenset(z85.decode(key) for key in members)
+        self._mistaken = frozenset(z85.decode(find_public_key(key)) for key in members)
 
     def close(self) -> None:
         """Before the guarded socket is closed."""
@@ -70,13 +72,18 @@ class CurveGate:
         *route, version, request, domain, address, _, mechanism, key = parts
         is_member = (version, domain, mechanism) == (_VERSION, _DOMAIN, b"CURVE") and key in self._members
         if not is_member:
+            hint = (
+                "SOLOWIRE_CURVE__MEMBER_KEYS has its secret key in the place of its public one (member.pub)"
+                if key in self._mistaken
+                else "if that is one of ours, add its public key to SOLOWIRE_CURVE__MEMBER_KEYS; "
+                "if all have a seed, is it the same?"
+            )
             self._sampler.write(
                 "warning",
                 "backplane_key_rejected",
                 address=address.decode(errors="replace"),
                 key=z85.encode(key).decode() if len(key) == 32 else "",
-                hint="if that is one of ours, add its public key to SOLOWIRE_CURVE__MEMBER_KEYS; "
-                "if all have a seed, is it the same?",
+                hint=hint,
             )
         status = (b"200", b"OK") if is_member else (b"400", b"unknown key")
         self._socket.send_multipart([*route, _VERSION, request, *status, b"", b""], zmq.NOBLOCK)

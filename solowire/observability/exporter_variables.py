@@ -64,7 +64,9 @@ def _check_timeout(name: str, text: str) -> None:
     except ValueError:
         seconds = math.nan
     if not 0.0 < seconds <= _LONGEST_S:
-        raise ConfigError(f"{name}: {text!r} is no number of seconds up to {_LONGEST_S:.0f} (here it is no milliseconds)")
+        raise ConfigError(
+            f"{name}: {text!r} is no number of seconds up to {_LONGEST_S:.0f} (here it is no milliseconds)"
+        )
 
 
 def _check_pairs(name: str, text: str) -> None:

@@ -30,6 +30,7 @@ def load_router_keys(settings: Settings) -> RouterKeys | None:
     secret, members = _read_secret_key(settings), _read_keys(settings, "member_keys")
     if secret is None or not members:
         raise _make_fault(settings, secret_key=secret, member_keys=members)
+    _check_others(settings, "member_keys", members, secret)
     return RouterKeys(secret, frozenset(members))
 
 
@@ -43,6 +44,7 @@ def load_member_keys(settings: Settings) -> MemberKeys | None:
     secret, routers = _read_secret_key(settings), _read_keys(settings, "router_key")
     if secret is None or not routers:
         raise _make_fault(settings, secret_key=secret, router_key=routers)
+    _check_others(settings, "router_key", routers, secret)
     return MemberKeys(secret, tuple(routers))
 
 
@@ -54,6 +56,22 @@ def _make_fault(settings: Settings, **keys: object) -> ConfigError:
         f"{settings.name_setting('backplane')}: a tcp backplane needs keys; set {missing} (`solowire keys` "
         f"makes them), or {seed} to the same text for all processes"
     )
+
+
+def _check_others(settings: Settings, name: str, keys: list[str], secret: str) -> None:
+    """Raises ConfigError where the process's own key is among those of others, which nobody would find out else."""
+    for key, kind in ((secret, "secret"), (find_public_key(secret), "public")):
+        if key in keys:
+            raise ConfigError(
+                f"{_name_source(settings, name)}: it has this process's own {kind} key; of the files of `solowire "
+                "keys` the router takes router.key and member.pub, shards and gateways member.key and router.pub"
+            )
+
+
+def _name_source(settings: Settings, name: str) -> str:
+    """The setting of keys, or of the file with them, as it was written."""
+    is_file = getattr(settings.curve, f"{name}_file") is not None
+    return settings.name_setting(f"curve.{name}_file" if is_file else f"curve.{name}")
 
 
 def _read_seeds(settings: Settings) -> list[str]:

@@ -144,6 +144,19 @@ async def test_long_messages_pass_whole_and_in_order(net: Net) -> None:
     assert got == messages
 
 
+async def test_a_member_whose_secret_key_is_listed_is_told_apart(net: Net, logged: list[Any]) -> None:
+    """Both look alike; who took member.key for member.pub is told so when the member comes."""
+    router_keys, _ = make_keys()
+    public, secret = make_pair()
+    net.router(RouterKeys(router_keys.secret, frozenset([secret])))
+    peer, _ = net.peer(b"shard-0", MemberKeys(secret, (find_public_key(router_keys.secret),)))
+    await until(lambda: peer.failure, "it is refused")
+    [line] = [entry for entry in logged if entry["event"] == "backplane_key_rejected"][:1]
+    assert line["key"] == public
+    assert "its secret key" in line["hint"]
+    assert secret not in str(logged)
+
+
 async def test_a_peer_with_a_wrong_key_is_let_in_when_its_key_is(net: Net, logged: list[Any]) -> None:
     """It is refused, counted and named with its address and public key; when the key is added it comes by itself."""
     router_keys, member_keys = make_keys()

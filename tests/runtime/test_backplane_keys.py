@@ -89,6 +89,24 @@ def test_what_is_missing_is_named(
         assert all(word in line for word in [*words, "`solowire keys`", "SOLOWIRE_CURVE__SEED"]), line
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_own_key_in_the_place_of_the_others(index: int, place: Path) -> None:
+    """The files of `solowire keys` taken for each other: nobody would ever get in, and each start looks well."""
+    own = make_pair()
+    for load_keys, name in ((load_router_keys, "member_keys"), (load_member_keys, "router_key")):
+        for curve in (
+            {"secret_key": own[1], name: [make_pair()[0], own[index]]},
+            {"secret_key_file": own[1], f"{name}_file": f"{own[index]}\n"},
+        ):
+            with pytest.raises(ConfigError) as raised:
+                load_keys(settings(place, **curve))
+            line = str(raised.value)
+            assert line.startswith(f"--{name.replace('_', '-')}")
+            assert "this process's own" in line
+            assert "member.pub" in line
+            assert own[1] not in line
+
+
 @pytest.mark.parametrize(
     ("curve", "word"),
     [
