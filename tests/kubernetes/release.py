@@ -21,6 +21,7 @@ class Release:
         self.secret = secret
         self.url = f"http://{HOST}"
         self.flags: list[str] = []
+        self._flags_before = self.flags
 
     def crowd(self, count: int = USERS) -> Crowd:
         return Crowd(self.url, self.secret, count)
@@ -28,13 +29,14 @@ class Release:
     async def upgrade(self, *flags: str) -> set[str]:
         """Upgrades with more flags; the roles whose pods were renewed."""
         before = await self.cluster.list_pods()
-        self.flags += flags
+        self._flags_before, self.flags = self.flags, [*self.flags, *flags]
         await run_upgrade(self.cluster, self.flags)
         return await self.roles_renewed_since(before)
 
     async def rollback(self) -> set[str]:
         """Goes back to the release before; the roles whose pods were renewed."""
         before = await self.cluster.list_pods()
+        self.flags = self._flags_before
         await self.cluster.helm("rollback", RELEASE, "--wait=legacy", f"--timeout={WAIT_SECONDS:.0f}s")
         return await self.roles_renewed_since(before)
 
