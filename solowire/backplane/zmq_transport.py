@@ -47,7 +47,7 @@ HANDSHAKE_SECONDS = 3.0
 TRY_SECONDS = 2.0
 """A peer that finds no router tries the next of its addresses, and of the router's keys, after so long."""
 
-PART_BYTES = 256 * 1024
+PART_BYTES = 32 * 1024
 _PART_OVERHEAD_BYTES = 1024  # CURVE's, and ZMTP's
 
 _TCP_OPTIONS = {

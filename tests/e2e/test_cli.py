@@ -357,7 +357,8 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
             None,
             ["SOLOWIRE_SESSION__RECONNECT_MIN_MS", "SOLOWIRE_SESSION__RECONNECT_MAX_MS"],
         ),
-        ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["SOLOWIRE_BACKPLANE", "CURVE"]),
+        ({"BACKPLANE": "tcp://127.0.0.1:1"}, None, None, ["SOLOWIRE_SHARD__API_PORT"]),
+        ({"BACKPLANE": "tcp://127.0.0.1:1", "SHARD__API_PORT": 9000}, None, None, ["SOLOWIRE_BACKPLANE", "CURVE"]),
         (
             {"LIMITS__MAX_CONNECTIONS": 5, "LIMITS__GROUPS": '{"admin": {"reserved": 6}}'},
             None,
@@ -370,7 +371,7 @@ def test_config_shows_every_setting_and_no_secret(place: Path) -> None:
     ],
     ids=[
         *("env", "dotenv", "unknown", "not-toml", "toml", "flush"),
-        *("reconnect", "tcp", "reserve", "secret", "infinite", "shard"),
+        *("reconnect", "tcp-without-port", "tcp", "reserve", "secret", "infinite", "shard"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
