@@ -151,6 +151,49 @@ def test_a_wrong_value_is_named(values: dict[str, Any], sentence: str) -> None:
             "commonLabels: the label app.kubernetes.io/name is the chart's own",
         ),
         ({"edge": {"podLabels": {"helm.sh/chart": "x"}}}, "edge.podLabels: the label helm.sh/chart is the chart's own"),
+        (
+            {"shard": {"resources": {"limits": {"memory": "1280m"}}}},
+            "shard.resources.limits.memory: 1280m is no amount of memory",
+        ),
+        (
+            {"edge": {"resources": {"limits": {"memory": "768MB"}}}},
+            "edge.resources.limits.memory: 768MB is no amount of memory",
+        ),
+        (
+            {"shard": {"resources": {"limits": {"memory": 100_000_000}}}},
+            "shard.resources.limits.memory: 95 MiB are less than",
+        ),
+        (
+            {"sources": {"z": {"command": ["bind9"], "tokenSecret": "t", "notifyPort": 5353}}},
+            "sources.z.notifyPort: nothing listens there",
+        ),
+        (
+            {
+                "sources": {
+                    "z": {
+                        "command": ["bind9"],
+                        "tokenSecret": "t",
+                        "notifyPort": 5353,
+                        "settings": {"zones": {"address": "192.0.2.1#53", "notify": "0.0.0.0#5454"}},
+                    }
+                }
+            },
+            "sources.z.notifyPort: nothing listens there",
+        ),
+        ({"sources": {"Zones_1": {"command": ["bind9"], "tokenSecret": "t"}}}, "sources.Zones_1: its name"),
+        ({"nameOverride": "Foo_Bar"}, "nameOverride: Foo_Bar"),
+        ({"fullnameOverride": "-foo"}, "fullnameOverride: -foo"),
+        ({"fullnameOverride": "1live"}, "fullnameOverride: 1live"),
+        ({"roles": "[viewer\n"}, "roles: this is no TOML"),
+        ({"eventTypes": "types"}, "eventTypes: this is no TOML"),
+        (
+            {"tracing": {"endpoint": "http://c:4318", "sampler": "traceidratio", "samplerArg": "7"}},
+            "tracing.samplerArg: 7 is no part of 1",
+        ),
+        (
+            {"gateway": {"extraEnv": [{"name": "SOLOWIRE_BACKPLANE", "value": "x"}]}},
+            "gateway.extraEnv: the chart sets SOLOWIRE_BACKPLANE",
+        ),
         ({"replicaCount": 3}, "replicaCount: there is one number for each role; use gateway.replicas"),
         ({"ingress": {"enabled": True}}, "ingress: use expose.type=ingress"),
         ({"router": {"replicas": 2}}, "router.replicas: there is one router"),

@@ -12,17 +12,13 @@
 {{- if and (eq $values.expose.type "httpRoute") (not $values.expose.httpRoute.parentRefs) -}}
 {{- fail "expose.httpRoute.parentRefs: name the Gateway that the route belongs to, such as [{name: public, namespace: infra}]" -}}
 {{- end -}}
+{{- include "solowire.checkValues" . -}}
 {{- include "solowire.checkLabels" . -}}
 {{- include "solowire.checkShards" . -}}
 {{- include "solowire.checkEdge" . -}}
 {{- include "solowire.checkMemory" . -}}
 {{- include "solowire.checkEdgeMemory" . -}}
 {{- include "solowire.checkVolume" . -}}
-{{- range $name, $source := $values.sources -}}
-{{- if gt (len $name) 15 -}}
-{{- fail (printf "sources.%s: its name is longer than 15 characters" $name) -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 
 {{/* Values that are gone, or that the chart sets itself: the file says what to use. */}}
@@ -120,7 +116,9 @@
 {{- $units := dict "" 0.00000095367 "k" 0.00095367 "M" 0.95367 "G" 953.67 "T" 953674.3 "Ki" 0.0009765625 "Mi" 1.0 "Gi" 1024.0 "Ti" 1048576.0 -}}
 {{- $number := regexFind "^[0-9.]+" (toString .) -}}
 {{- $unit := trimPrefix $number (toString .) -}}
-{{- if and $number (hasKey $units $unit) -}}
+{{- if regexMatch "^[eE][+]?[0-9]+$" $unit -}}
+{{- divf (float64 .) 1048576.0 | floor | int64 -}}
+{{- else if and $number (hasKey $units $unit) -}}
 {{- mulf (float64 $number) (get $units $unit) | floor | int64 -}}
 {{- else -}}
 0
