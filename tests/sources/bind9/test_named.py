@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import select
 import shutil
 import socket
 import struct
@@ -26,6 +26,8 @@ from tests.support.named_process import find
 from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import copytruncate, until
 from tests.support.system import has_ipv6
+
+MOST_WAITING = 64
 
 
 @pytest.fixture(autouse=True)
@@ -231,8 +233,7 @@ async def test_no_query_is_lost_by_fast_rotation(tmp_path: Path) -> None:
         stop.set()
         await agent
         written = read_queries(named.whole)
-    # What UDP dropped on the way to named was never written.
-    assert len(written) > 10_000
+    assert set(names) <= set(written)
     assert publisher.names() == written
     assert len(set(publisher.ids)) == len(written)
     assert [entry for entry in logs if entry["log_level"] != "info"] == []
@@ -297,17 +298,21 @@ def read_queries(log: Path) -> list[str]:
 
 
 def bombard(port: int, names: list[str], per_s: float) -> None:
-    """Asks for each name once, over UDP, at a bounded rate; the answers are thrown away."""
+    """Asks for each name once, over UDP, at a bounded rate. So few questions wait for their answers at a time that none
+    is dropped on the way, however slow the machine is.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.connect(("127.0.0.1", port))
-        udp.setblocking(False)
-        began = time.monotonic()
+        udp.settimeout(60)
+        waiting, began = 0, time.monotonic()
         for asked, name in enumerate(names, start=1):
             labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-            with contextlib.suppress(BlockingIOError):
-                udp.send(struct.pack(">6H", asked % 65536, 0x100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1")
-            with contextlib.suppress(BlockingIOError):
-                while udp.recv(4096):
-                    pass
+            udp.send(struct.pack(">6H", asked % 65536, 0x100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1")
+            waiting += 1
+            while waiting and (waiting >= MOST_WAITING or select.select([udp], [], [], 0)[0]):
+                udp.recv(4096)
+                waiting -= 1
             if (ahead := began + asked / per_s - time.monotonic()) > 0.002:
                 time.sleep(ahead)
+        for _ in range(waiting):
+            udp.recv(4096)
