@@ -171,9 +171,9 @@ class Relay:
                 while not await self._open_tls(relayed, shard):
                     # It has a new one, and the router is about to say so.
                     silence = "its certificate is not the one that the router has told of"
-                    while (told := self._gateway.shards.get(shard.index, shard)).certificate == shard.certificate:
+                    while (renewed := self._gateway.shards.get(shard.index, shard)).certificate == shard.certificate:
                         await asyncio.sleep(RENEWAL_POLL_SECONDS)
-                    shard = told
+                    shard = renewed
         except OSError as error:  # a TimeoutError is one
             logger.warning("shard_unreachable", shard=shard.index, error=str(error) or silence, hint=_UNREACHABLE)
             raise RequestRejected(

@@ -32,8 +32,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._beneath: asyncio.Transport
         self._is_failed = False  # what comes is of no use any more
         self._is_silent = True  # what came last said nothing
-        self._goes_on: bool | None = None  # what is above with writing, since there is no more to read
-        self._has_said_end = False  # of what is written
+        self._still_writes: bool | None = None  # what is above with writing, since there is no more to read
+        self._has_sent_end = False  # of what is written
         self._is_paused = False  # by what is above
         self._waits = False  # for something else than what is above, which keeps it from reading
 
@@ -52,41 +52,41 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def receive(self, data: bytes) -> None:
         """What has come by the wire."""
         try:
-            said = self._session.receive(data)
+            plain = self._session.receive(data)
         except TlsError as error:
             self.fail(error)
             return
-        if (output := self._session.take_output()) and not self._has_said_end:
+        if (output := self._session.take_output()) and not self._has_sent_end:
             self._beneath.write(output)
-        self._is_silent = not said
-        self._pass_up(said)
-        if self._session.has_ended and not self._tell_end():
+        self._is_silent = not plain
+        self._pass_up(plain)
+        if self._session.has_ended and not self._pass_end_up():
             self.close()
 
-    def _pass_up(self, said: bytes) -> None:
-        while said and not self._beneath.is_closing():
-            buffer = cast(memoryview, self._above.get_buffer(len(said)))
-            size = min(len(said), len(buffer))
-            buffer[:size] = said[:size]
-            said = said[size:]
+    def _pass_up(self, plain: bytes) -> None:
+        while plain and not self._beneath.is_closing():
+            buffer = cast(memoryview, self._above.get_buffer(len(plain)))
+            size = min(len(plain), len(buffer))
+            buffer[:size] = plain[:size]
+            plain = plain[size:]
             self._above.buffer_updated(size)
 
     def fail(self, error: TlsError) -> None:
         """The peer's TLS is none: it is told so, if it can be."""
         self._is_failed = True
         if not self._beneath.is_closing():
-            if not self._has_said_end:
+            if not self._has_sent_end:
                 self._beneath.write(self._session.take_output())
             self._beneath.close()
 
     def eof_received(self) -> bool:
-        return not self._is_failed and self._tell_end()
+        return not self._is_failed and self._pass_end_up()
 
-    def _tell_end(self) -> bool:
+    def _pass_end_up(self) -> bool:
         """Whether what is above goes on writing. It is told once, of whichever end comes first."""
-        if self._goes_on is None:
-            self._goes_on = bool(self._above.eof_received())
-        return self._goes_on
+        if self._still_writes is None:
+            self._still_writes = bool(self._above.eof_received())
+        return self._still_writes
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._above.connection_lost(exc)
@@ -104,14 +104,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._beneath.write(self._session.encrypt(bytes(data)))
 
     def write_eof(self) -> None:
-        if not self._has_said_end:
-            self._say_end()
+        if not self._has_sent_end:
+            self._send_end()
             self._beneath.write_eof()
 
-    def _say_end(self) -> None:
+    def _send_end(self) -> None:
         """Once: beneath nothing may be written behind it."""
-        if not self._has_said_end:
-            self._has_said_end = True
+        if not self._has_sent_end:
+            self._has_sent_end = True
             if last := self._session.end():
                 self._beneath.write(last)
 
@@ -120,7 +120,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         if not self._beneath.is_closing():
-            self._say_end()
+            self._send_end()
             self._beneath.close()
 
     def abort(self) -> None:
@@ -252,7 +252,7 @@ class TlsClientTransport(TlsTransport):
         if self.opened.done():  # in vain
             return
         try:
-            said = self._session.receive(data)
+            plain = self._session.receive(data)
         except TlsError as error:
             self.fail(error)
             return
@@ -267,7 +267,7 @@ class TlsClientTransport(TlsTransport):
         self._is_handed_over = True
         self._above.connection_made(self)
         self.opened.set_result(None)
-        self._pass_up(said)
+        self._pass_up(plain)
 
     def fail(self, error: TlsError) -> None:
         self._set_failed(OSError(f"TLS: {error}"))

@@ -51,7 +51,7 @@ _FULL = {
     ),
     "files": ("this shard has as many open files as its process may have", "that limit (ulimit -n)"),
 }
-FULL_RESPONSES = {limit: render_full(*said) for limit, said in _FULL.items()}
+FULL_RESPONSES = {limit: render_full(*problem) for limit, problem in _FULL.items()}
 """By the limit that is reached."""
 HEAD_TOO_LARGE_RESPONSE = render_rejection(
     RequestRejected(
@@ -263,7 +263,7 @@ class ClientListener:
         data, pending.undecrypted = pending.undecrypted, b""
         was_open = session.is_open
         try:
-            said = session.receive(data)
+            plain = session.receive(data)
         except TlsError as error:
             if not was_open:
                 port.record_end(error)
@@ -277,8 +277,8 @@ class ClientListener:
         except OSError:
             self._close(pending)
             return
-        if said:
-            self._add_data(pending, said)
+        if plain:
+            self._add_data(pending, plain)
         elif session.has_ended:
             self._close(pending)
 

@@ -57,14 +57,14 @@ class TlsSockets(TcpSockets):
     def _receive(self, sock: Socket, data: bytes) -> None:
         session: TlsSession = sock.session  # type: ignore[attr-defined]
         try:
-            said = session.receive(data)
+            plain = session.receive(data)
         except TlsError:
             super()._write(sock, session.take_output())
             self._drop(sock)
             return
         if output := session.take_output():
             super()._write(sock, output)
-        if said:
-            self._handle_data_safely(sock, said)
+        if plain:
+            self._handle_data_safely(sock, plain)
         if session.has_ended and not sock.is_closing:
             self._drop(sock)
