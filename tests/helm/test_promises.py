@@ -365,6 +365,9 @@ def test_notes_say_what_comes_next() -> None:
     assert "helm -n live test solowire" in said
     assert "https://live.example.com" in said
     assert "WARNING" not in said
+    assert "custom.metrics" not in said
+    scaled = render_texts(merge(MINIMAL, {"shard": {"autoscaling": {"enabled": True}}}))["templates/NOTES.txt"]
+    assert "/namespaces/live/pods/*/solowire_connections" in scaled
     careless = {
         "tls": {"enabled": False},
         "router": {"persistence": {"enabled": False}},
