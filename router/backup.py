@@ -211,5 +211,6 @@ def _sync(path: Path) -> None:
 
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
+        path = error.filename2 or error.filename or ""  # the second one is what was written to
+        return f"{path}: {error.strerror or error}".removeprefix(": ")
     return explain_error(error)

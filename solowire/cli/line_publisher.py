@@ -121,6 +121,7 @@ class PublishSummary(msgspec.Struct):
 
     accepted: int = 0
     duplicates: int = 0
+    demoted: int = 0
     refused: int = 0
     unsent: int = 0
     stopped: PublishRefused | None = None
@@ -133,6 +134,8 @@ class PublishSummary(msgspec.Struct):
 
     def __str__(self) -> str:
         parts = [f"{self.accepted:,} published", f"{self.duplicates:,} duplicates", f"{self.refused:,} refused"]
+        if self.demoted:
+            parts.append(f"{self.demoted:,} critical ones taken as high (SOLOWIRE_PUBLISH__CRITICAL_RATE)")
         return ", ".join([*parts, *([f"{self.unsent:,} not sent"] if self.unsent else [])])
 
 
@@ -193,6 +196,7 @@ class LinePublisher:
             summary.settled_line = min((self._lines.get(event["id"], 1) - 1 for event in unsent), default=self._number)
             await publisher.close()
         summary.accepted, summary.duplicates = publisher.stats.accepted, publisher.stats.duplicates
+        summary.demoted = publisher.stats.demoted
         return summary
 
     async def _read_until(self, pieces: AsyncIterator[bytes], stop: asyncio.Event) -> bool:

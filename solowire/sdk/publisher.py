@@ -78,13 +78,17 @@ logger = logging.getLogger("solowire.publisher")
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had."""
+    """Events that are in the log. accepted: without the duplicates, which keep the offset that they had.
+
+    demoted: so many of them were critical and are `high`, as one publisher may send only so many critical ones.
+    """
 
     epoch: str
     first_offset: int
     last_offset: int
     accepted: int
     duplicates: int
+    demoted: int = 0
 
 
 class PublisherStats(msgspec.Struct):
@@ -92,6 +96,7 @@ class PublisherStats(msgspec.Struct):
 
     accepted: int = 0
     duplicates: int = 0
+    demoted: int = 0
     refused: int = 0
     retries: int = 0
 
@@ -147,7 +152,8 @@ class Publisher:
         self._stopped: PublishRefused | None = None
         self._contact = contact or GatewayContact()
         self._last_fault: Fault | None = None  # since the last success
-        self._warnings = WarningPace()
+        self._warnings = WarningPace()  # of what goes wrong, since the last success
+        self._demoted_pace = WarningPace()
         self._refusals = ForeignRefusals()
         self._refused_events: Fault | None = None  # the newest answer that is held to be about the events
         self._cut_off: Fault | None = None  # the newest fault of requests whose events are held to be in the way
@@ -449,6 +455,14 @@ class Publisher:
         self._refusals.accept()
         self.stats.accepted += answer.accepted
         self.stats.duplicates += answer.duplicates
+        self.stats.demoted += answer.demoted
+        if answer.demoted and self._demoted_pace.is_due("demoted", asyncio.get_running_loop().time()):
+            logger.warning(
+                "critical events are taken as high, %d so far: %s takes only so many of one publisher "
+                "(SOLOWIRE_PUBLISH__CRITICAL_RATE)",
+                self.stats.demoted,
+                self._url,
+            )
 
     def _refuse(self, item: bytes, problem: Problem) -> None:
         self.stats.refused += 1

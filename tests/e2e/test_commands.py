@@ -74,6 +74,14 @@ def test_lines_of_standard_input_are_published(system: System, place: Path) -> N
     assert [(one["priority"], one["key"]) for one in found[:2]] == [("critical", "own"), ("normal", "k")]
 
 
+def test_critical_lines_that_are_taken_as_high_are_counted(system: System, place: Path) -> None:
+    """By the limit of one publisher: the summary says so, as nobody else would."""
+    done = feed(system, place, lines(*(event(n, priority="critical") for n in range(1000))), "-")
+    counts, _, demoted = printed(done).rpartition(", ")
+    assert counts == "1,000 published, 0 duplicates, 0 refused"
+    assert re.fullmatch(r"\d+ critical ones taken as high \(SOLOWIRE_PUBLISH__CRITICAL_RATE\)\n", demoted)
+
+
 def test_an_id_that_was_published_before_is_a_duplicate(system: System, place: Path) -> None:
     """A file that is piped in twice is published once."""
     text = lines(event(1, id="line-1"), event(2, id="line-2"))

@@ -527,6 +527,21 @@ async def test_publishes_now(gateway: Gateway) -> None:
     assert len(gateway.log[1]["id"]) == 36
 
 
+async def test_critical_events_that_are_taken_as_high_are_said(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever publishes counts on their being first: they are counted, and told of once a minute."""
+    for status, headers, answer in [gateway.accept([{"id": str(n)}]) for n in range(2)]:
+        gateway.script.append((status, headers, answer | {"demoted": 1}))
+    async with Publisher(gateway.url, "tok") as publisher:
+        answers = [await publisher.publish_and_wait({"type": "custom.n", "data": {"n": n}}) for n in range(3)]
+    assert [answer.demoted for answer in answers] == [1, 1, 0]
+    assert publisher.stats.demoted == 2
+    [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "taken as high" in said
+    assert "SOLOWIRE_PUBLISH__CRITICAL_RATE" in said
+
+
 async def test_publish_and_wait_says_what_is_wrong(gateway: Gateway) -> None:
     """`publish_and_wait` raises the gateway's problem at once, and does not stop the publisher."""
     gateway.judge = even_only
