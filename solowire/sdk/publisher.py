@@ -425,13 +425,14 @@ class Publisher:
     async def _try_held(self, held: HeldEvent) -> None:
         """Tries an event once that was kept for later. Raises PublishRefused to stop."""
         now = asyncio.get_running_loop().time
-        answer = await self._post([held.item])
+        answer, action = await self._post_held(held)
+        if action is RetryDecision.renew:  # it has most likely just expired
+            answer, action = await self._post_held(held)
         if isinstance(answer, Accepted):
             self._contact.has_succeeded, self._last_fault = True, None
             self._count_accepted(answer)
             self._buffer.settle_held(held)
             return
-        action = decide_retry(answer, succeeded=True, renewable=self._token.is_renewable)
         if action is RetryDecision.split:
             faults = find_event_faults(answer.problem, 1)
             self._refuse(held.item, faults.get(0, answer.problem))
@@ -439,9 +440,17 @@ class Publisher:
             return
         if action is RetryDecision.stop or (self._retry_for is not None and now() - held.held_at > self._retry_for):
             raise self._make_error(answer)
+        held.put_off(now(), at_least=wait_at_least(answer))
+
+    async def _post_held(self, held: HeldEvent) -> tuple[Accepted | Fault, RetryDecision | None]:
+        """The answer, and what is to be done about it. A token that is to be renewed is, before the next request."""
+        answer = await self._post([held.item])
+        if isinstance(answer, Accepted):
+            return answer, None
+        action = decide_retry(answer, succeeded=True, renewable=self._token.is_renewable)
         if action is RetryDecision.renew:
             self._bearer = ""
-        held.put_off(now(), at_least=wait_at_least(answer))
+        return answer, action
 
     async def _try_all_held(self) -> None:
         """Tries once more what was kept for later. Raises PublishRefused if some is left."""

@@ -85,6 +85,20 @@ async def test_a_publisher_that_ends_tells_what_it_has_kept(gateway: Gateway) ->
     assert [event["data"]["n"] for event in publisher.unsent] == [1]
 
 
+async def test_a_kept_event_is_tried_with_a_new_token_where_the_last_has_ended(gateway: Gateway) -> None:
+    """At the end there is one try: that its token had ended is no reason to leave it."""
+    cut_off_odd(gateway, None)
+    tokens = iter(f"tok-{number}" for number in range(1000))
+    publisher = Publisher(gateway.url, lambda: next(tokens))
+    async with publisher:
+        await publish(publisher, 0, 1, 2)
+        await publisher.drain()
+        gateway.judge = lambda events: None
+        gateway.script.append(problem(401))
+    assert sorted(gateway.values) == [0, 1, 2]
+    assert publisher.unsent == []
+
+
 @pytest.mark.parametrize("answer", [page(502), problem(503), None], ids=["502", "503 of its own", "hangs up"])
 async def test_while_nothing_gets_through_none_is_passed_over(gateway: Gateway, answer: Reply | None) -> None:
     """A gateway that is away, or has no room, is waited for, in order."""
