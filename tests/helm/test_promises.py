@@ -241,6 +241,29 @@ def test_budgets_let_one_pod_go() -> None:
     assert all(b["maxUnavailable"] == 1 and b["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for b in budgets.values())
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_pods_are_spread_and_placed(role: str) -> None:
+    """Over nodes and zones, among those of their role, unless that is off; and as each role's own values say."""
+    template = find_workload(render(), role)["spec"]["template"]
+    spread = {each["topologyKey"]: each for each in template["spec"]["topologySpreadConstraints"]}
+    assert set(spread) == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    for each in spread.values():
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    own = {
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "live", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+    }
+    values = {"topologySpread": {"host": "off", "zone": "off"}, "priorityClassName": "usual", role: own}
+    spec = find_workload(render(values), role)["spec"]["template"]["spec"]
+    assert "topologySpreadConstraints" not in spec
+    assert {name: spec[name] for name in own} == own
+    assert spec["priorityClassName"] == "usual"
+    spec = find_workload(render(merge(values, {role: {"priorityClassName": "high"}})), role)["spec"]["template"]["spec"]
+    assert spec["priorityClassName"] == "high"
+
+
 def test_secrets_are_made_and_kept() -> None:
     """Random ones of the chart's own, which no uninstall takes away; or those that are given, and then no others."""
     made = find(render(), "Secret", "secrets")
