@@ -69,9 +69,10 @@ def _check_others(settings: Settings, name: str, keys: list[str], secret: str) -
 
 
 def _name_source(settings: Settings, name: str) -> str:
-    """The setting of keys, or of the file with them, as it was written."""
-    is_file = getattr(settings.curve, f"{name}_file") is not None
-    return settings.name_setting(f"curve.{name}_file" if is_file else f"curve.{name}")
+    """The setting of keys as it was written, or that of the file with them and its path."""
+    path = getattr(settings.curve, f"{name}_file")
+    setting = settings.name_setting(f"curve.{name}" if path is None else f"curve.{name}_file")
+    return setting if path is None else f"{setting} {path}"
 
 
 def _read_seeds(settings: Settings) -> list[str]:

@@ -160,3 +160,13 @@ def test_a_machine_by_a_unit_for_each_process(tmp_path: Path) -> None:
     ):
         for service in (router, shard, gateway):
             service.wait_for("READY=1")
+
+
+def test_no_unit_opens_the_data_directory_to_others() -> None:
+    """systemd sets a state directory's mode with each start, 0755 by default: a source's unit did on one machine."""
+    pages = [page.read_text() for page in (UNITS.parents[1] / "docs").glob("*.md")]
+    units = [part for page in pages for part in re.findall(r"```ini\n(.*?)```", page, re.DOTALL)]
+    units += [unit.read_text() for unit in UNITS.glob("*.service")]
+    keeping = [unit for unit in units if "StateDirectory=" in unit]
+    assert len(keeping) > 5
+    assert all("\nStateDirectoryMode=0700\n" in unit for unit in keeping)
