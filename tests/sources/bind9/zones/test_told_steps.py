@@ -60,7 +60,7 @@ async def test_it_waits_where_another_source_watches_the_zone_and_nowhere_else(
             return super().read_newest(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(told_steps, "LOOK_S", 0.01)
-    monkeypatch.setattr(told_steps, "WAIT_S", 0.1)
+    monkeypatch.setattr(told_steps, "WAIT_S", 0.5)
     outlet = Outlet(server="ns1")
     await tell(outlet, 1, 2, "ns1")
     assert not await ToldSteps(outlet).is_told(ZONE, 2, 5, waits=True)
