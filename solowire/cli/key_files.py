@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from solowire.backplane.curve_keys import make_pair
@@ -24,6 +25,9 @@ def write_keys(directory: Path) -> list[str]:
             write_private(directory / f"{name}.key", secret + "\n")
             (directory / f"{name}.pub").write_text(public + "\n")
     except OSError as error:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
         raise ConfigError(f"--out {directory}: {error.strerror}") from None
     at = directory.absolute()
     return [

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from solowire.backplane.curve_keys import find_public_key
+from solowire.cli import key_files
 from solowire.cli.key_files import write_keys
 from solowire.errors import ConfigError
+from solowire.runtime.data_directory import write_private
 
 
 def test_two_pairs_are_written(tmp_path: Path) -> None:
@@ -39,3 +41,19 @@ def test_a_place_that_cant_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--out .*: "):
         write_keys(tmp_path / "file")
+
+
+def test_keys_that_have_no_room_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the files would be in the way of the next try, as keys that would be lost."""
+
+    def write(path: Path, text: str) -> None:
+        if path.name == "member.key":
+            raise OSError(28, "No space left on device")
+        write_private(path, text)
+
+    monkeypatch.setattr(key_files, "write_private", write)
+    with pytest.raises(ConfigError, match="No space left"):
+        write_keys(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    write_keys(tmp_path)
