@@ -19,6 +19,8 @@ from solowire.runtime.settings import Settings
 from solowire.runtime.settings.curve_settings import check_keys, split_keys, split_seeds
 from solowire.runtime.settings.setting_paths import to_variable
 
+_MOST_BYTES = 1024 * 1024  # some twenty thousand keys
+
 
 def load_router_keys(settings: Settings) -> RouterKeys | None:
     """The router's; None where the backplane is ipc, whose directory keeps others out. Raises ConfigError."""
@@ -114,8 +116,15 @@ def _read_keys(settings: Settings, name: str) -> list[str]:
 def _read_file(settings: Settings, name: str, path: Path) -> str:
     """Of a file whose permissions are the operator's affair: a volume of Kubernetes belongs to root and a group."""
     try:
-        return path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{settings.name_setting(f'curve.{name}')} {path}: {error.strerror}") from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(
+            f"{settings.name_setting(f'curve.{name}')} {path}: it is larger than any file of keys; is it another one?"
+        )
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{settings.name_setting(f'curve.{name}')} {path}: it is no text") from None

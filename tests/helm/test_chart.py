@@ -135,6 +135,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], sentence: str) -> None:
             {"shard": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 4}}},
             "minReplicas is above maxReplicas",
         ),
+        ({"podSecurityContext": {"runAsUser": 0}}, "podSecurityContext.runAsUser: 0 is root"),
         ({"edge": {"workerConnections": 512}}, "edge: its pods pass 1024 WebSockets on"),
         (
             {"shard": {"resources": {"limits": {"memory": "500Mi"}}}},

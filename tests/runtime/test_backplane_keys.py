@@ -113,6 +113,7 @@ def test_the_own_key_in_the_place_of_the_others(index: int, place: Path) -> None
         ({"seed_file": "short"}, "32 characters"),
         ({"seed_file": ""}, "32 characters"),
         ({"seed_file": Path("/missing")}, "No such file"),
+        ({"seed_file": Path("/dev/zero")}, "larger than any file of keys"),
         ({"secret_key_file": "x"}, "40 characters"),
         ({"secret_key_file": Path("/")}, "directory"),
         (

@@ -6,6 +6,9 @@
 {{- include "solowire.checkQuantities" . -}}
 {{- include "solowire.checkEnvironments" . -}}
 {{- include "solowire.checkSources" . -}}
+{{- if eq (dig "runAsUser" "" .Values.podSecurityContext | toString) "0" -}}
+{{- fail "podSecurityContext.runAsUser: 0 is root, as which no pod here starts; null leaves it to the platform" -}}
+{{- end -}}
 {{- end -}}
 
 {{/* All names begin with that of the release; a Service's begins with a letter. */}}
