@@ -184,7 +184,7 @@ def _begin_epoch(journal: Path, manifest: BackupManifest, epoch: str) -> None:
 
 
 def _read_secret(path: Path) -> str:
-    """Raises OSError, DamagedError."""
+    """The secret of a directory as text. Raises OSError, DamagedError."""
     try:
         return path.read_text()
     except UnicodeDecodeError:

@@ -399,7 +399,7 @@ def answers_under_way(system: System) -> float:
 
 async def test_a_stream_that_nobody_reads_is_not_read_ahead(tmp_path: Path) -> None:
     """A stream goes as fast as it is taken: behind a reader that takes nothing no more than a few pages are made."""
-    with running(tmp_path / "data", shards=1) as system:
+    with running(tmp_path / "data", 1, {"PUBLISH__BYTES_PER_S": 10**9}) as system:
         for _ in range(20):
             await system.publish(*({"type": "custom.big", "data": {"x": "y" * 30_000}} for _ in range(100)))
         with slow_reader(system, system.token("eve"), "types=custom.big"):

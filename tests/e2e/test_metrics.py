@@ -24,6 +24,7 @@ from solowire.sources.agent.source_status import StatusReporter
 from tests.support.certificates import make_tls_port
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
+ALERTS = Path(__file__).parents[2] / "helm" / "solowire" / "files" / "alerts.yaml"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/operations.md"
 SCRAPERS = 60
 CLOCK = "# TYPE solowire_{}_clock_seconds gauge"
