@@ -110,11 +110,12 @@ def old_token(system: System, user: str, ttl: float) -> str:
 
 
 async def load_page(browser: Browser, port: int, token: str) -> Tab:
-    """The page, signed in and connected."""
+    """The page, signed in, and greeted: from its first frame on it misses nothing."""
     tab = await browser.open_tab(f"http://127.0.0.1:{port}/")
     await tab.wait_until("document.readyState === 'complete' && window.life")
-    await tab.evaluate(f"localStorage.setItem('token', '{token}'); location.reload(); true")
-    await tab.wait_until(f"window.life && {IS_OPEN}")
+    # Marked, since the page goes on until it is loaded anew: another tab's token may have connected it.
+    await tab.evaluate(f"window.isOld = true; localStorage.setItem('token', '{token}'); location.reload(); true")
+    await tab.wait_until(f"!window.isOld && window.life && {IS_OPEN} && life.frames.length > 0")
     return tab
 
 
@@ -144,7 +145,8 @@ async def test_a_page_s_life(system: System, proxies: tuple[int, int], browser: 
     # The token of a third tab ends; the application has renewed it meanwhile.
     brief = await load_page(browser, proxies[0], old_token(system, user, 5))
     await brief.evaluate(f"localStorage.setItem('token', '{old_token(system, user, 600)}'); true")
-    await brief.wait_until(f"life.opened === 2 && {IS_OPEN}")
+    greeted = "life.frames.filter(frame => frame.type === 'connection_established').length === 2"
+    await brief.wait_until(f"life.opened === 2 && {IS_OPEN} && {greeted}")
     assert await brief.evaluate("life.codes") == [1000]
     name = await publish_record(system)
     for tab in (*tabs, brief):
