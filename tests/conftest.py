@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.support.examples import register_profiles
+from tests.support.requirements import check_requirements
 from tests.support.slow_files import SLOW_FILES
 
 register_profiles()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    check_requirements(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.requirements import need_program
 from tests.support.system import READY_SECONDS, end, environment, free_ports
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy/systemd"
@@ -39,9 +39,7 @@ def units(tmp_path: Path) -> Path:
 
 
 def analyze(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: .ci/system-packages installs it")
-    command = ["systemd-analyze", "--no-pager", *arguments]
+    command = [need_program("systemd-analyze"), "--no-pager", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
 
 

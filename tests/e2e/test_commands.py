@@ -18,6 +18,7 @@ import jwt
 import pytest
 
 from tests.e2e.test_cli import SECRET, another_program, ask, one_line, place, printed, solowire, tail, together
+from tests.support.requirements import need_program, reject_machine
 from tests.support.system import ANSWER_SECONDS, READY_SECONDS, System, environment, free_ports, run, running
 
 __all__ = ["place"]  # a fixture
@@ -670,11 +671,9 @@ def test_each_shell_has_its_script(place: Path, shell: str) -> None:
 
 def unknown_user(place: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """A command of a user id that has no name and no home, as containers have it."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is missing: install util-linux")
-    become = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    become = [need_program("unshare"), "--user", "--map-user=54321", "--map-group=54321"]
     if subprocess.run([*become, "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no user namespaces")
+        reject_machine("needs user namespaces, which this machine does not allow")
     kept = {
         name: value for name, value in environment(settings).items() if name not in ("HOME", "XDG_DATA_HOME", "USER")
     }

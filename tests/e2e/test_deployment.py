@@ -18,10 +18,10 @@ import pytest
 from solowire.errors import ConnectionEnded, PublishRefused
 from solowire.sdk.client import Client
 from solowire.sdk.publisher import Publisher
+from tests.support.requirements import need_program
 from tests.support.system import ANSWER_SECONDS, System, end, environment, free_ports, running
 
 DEPLOYMENT_S = 2.0
-NGINX = "/usr/sbin/nginx"
 
 ANSWERS = {
     "404": "return 404;",
@@ -47,8 +47,9 @@ ANSWERS = {
 class Ingress:
     """nginx on `port`, in front of a system with one shard."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, program: str) -> None:
         self.place = place
+        self._program = program
         self.port = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.system: System | None = None
@@ -57,7 +58,7 @@ class Ingress:
     def start(self) -> None:
         """Returns when it answers."""
         self._write("return 503;")
-        self._process = subprocess.Popen([NGINX, *self._options], text=True)
+        self._process = subprocess.Popen([self._program, *self._options], text=True)
         deadline = time.monotonic() + ANSWER_SECONDS
         while not self._answers():
             assert self._process.poll() is None, (self.place / "error.log").read_text()
@@ -118,9 +119,7 @@ class Ingress:
 
 @pytest.fixture(scope="module")
 def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
-    if not Path(NGINX).exists():
-        pytest.skip("needs nginx: .ci/system-packages installs it")
-    made = Ingress(tmp_path_factory.mktemp("nginx"))
+    made = Ingress(tmp_path_factory.mktemp("nginx"), need_program("nginx"))
     settings = {
         "GATEWAY__SHARD_URL": f"ws://127.0.0.1:{made.port}/ws",
         "SESSION__RECONNECT_MIN_MS": 50,

@@ -32,12 +32,12 @@ from tests.support.edge_system import (
     HEALTH_PORT,
     HTTP_PORT,
     HTTPS_PORT,
-    NGINX,
     WS_PORT,
     EdgeSystem,
     FrontedSystem,
     start_nginx,
 )
+from tests.support.requirements import needs
 from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, published, refusal
 
 SOCKETS = 1000
@@ -63,7 +63,7 @@ OLD_PATHS = [
 ]
 RING = Ring(range(2))
 
-pytestmark = pytest.mark.skipif(not Path(NGINX).exists(), reason="needs nginx: .ci/system-packages installs it")
+pytestmark = needs("nginx")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -30,6 +29,7 @@ from tests.e2e.test_edge_nginx import (
     try_to_connect,
 )
 from tests.support.edge_system import FrontedSystem
+from tests.support.requirements import need_program
 from tests.support.system import ANSWER_SECONDS, end, free_ports, open_session, ready, refusal
 
 EDGES = Path(__file__).parents[2] / "deploy/edge"
@@ -43,11 +43,6 @@ SETTINGS = {
     "AUTH__BAD_TOKEN_BURST": 10_000,
     "LEGACY": "on",
 }
-
-
-def find_program(name: str) -> str | None:
-    """A program of this environment, or of the machine."""
-    return shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin")
 
 
 class ProxiedSystem(FrontedSystem):
@@ -86,8 +81,7 @@ class ProxiedSystem(FrontedSystem):
 
     def start_proxy(self) -> subprocess.Popen[str]:
         shutil.copytree(EDGES / self.proxy, self.place)
-        program = find_program(self.proxy)
-        assert program is not None
+        program = need_program(self.proxy)
         commands = {
             "haproxy": (program, "-f", "haproxy.cfg"),
             "caddy": (program, "run", "--config", "Caddyfile"),
@@ -118,14 +112,9 @@ class ProxiedSystem(FrontedSystem):
             )
 
 
-def _needs(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(find_program(name) is None, reason=f"needs {name}: .ci/system-packages, or pip, has it")
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=_needs(name)) for name in ("haproxy", "caddy", "envoy")]
-)
+@pytest.fixture(scope="module", params=["haproxy", "caddy", "envoy"])
 def edge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedSystem]:
+    need_program(request.param)
     system = ProxiedSystem(tmp_path_factory.mktemp("edge"), request.param)
     try:
         system.start()

@@ -24,9 +24,10 @@ from solowire.algorithms.hash_ring import Ring
 from solowire.sdk.client import Client
 from solowire.sdk.publisher import Publisher
 from tests.support.network import Network, can_make
+from tests.support.requirements import needs_that
 from tests.support.system import ANSWER_SECONDS, READY_SECONDS, UNDISTURBED, end, environment, sign
 
-pytestmark = pytest.mark.skipif(not can_make(), reason="network namespaces need root and iproute2")
+pytestmark = needs_that(can_make(), "needs network namespaces: root's rights, and iproute2")
 
 SECRET = "a secret of all processes, with 32 bytes"
 USERS = [f"user-{n}" for n in range(12)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -22,6 +21,7 @@ from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.agent.source_api import make_metrics
 from solowire.sources.agent.source_status import StatusReporter
 from tests.support.certificates import make_tls_port
+from tests.support.requirements import need_program
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, run, running
 
 ALERTS = Path(__file__).resolve().parents[2] / "helm" / "solowire" / "files" / "alerts.yaml"
@@ -87,9 +87,7 @@ def render_source_metrics() -> str:
 
 async def test_promtool_finds_nothing_to_say(system: System, router_port: int) -> None:
     """What gateway, shard and router really answer is as Prometheus wants it."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is missing: .ci/system-packages installs it")
+    promtool = need_program("promtool")
     async with system.session(system.token("ann"), {"subscriptions": ["custom.*"]}) as session, system.http() as http:
         assert (await http.post("/v1/connect")).status_code == 401
         await system.publish({"type": "custom.x", "data": {}})

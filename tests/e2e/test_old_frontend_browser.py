@@ -7,8 +7,6 @@ WebSocket and nginx, and the page is at its own speed.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +17,8 @@ from uuid import uuid4
 import jwt
 import pytest
 
-from tests.support.browser import Browser, Tab, find_browser
+from tests.support.browser import Browser, Tab
+from tests.support.requirements import need_program, needs
 from tests.support.system import System, end, free_ports, running
 
 HEARTBEAT_S = 0.5
@@ -49,19 +48,9 @@ function connect(token) {
 if (first) connect(first);
 </script>"""
 
+pytestmark = needs("chromium", "nginx")
+
 IS_OPEN = "life.socket && life.socket.readyState === WebSocket.OPEN && life.frames.length"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs() -> None:
-    missing = [name for name, path in (("chromium", find_browser()), ("nginx", find_nginx())) if path is None]
-    if missing and os.geteuid() != 0:
-        pytest.skip(f"{missing} not installed: .ci/system-packages installs them")
-    assert not missing, f"{missing} not installed: .ci/system-packages installs them"
-
-
-def find_nginx() -> str | None:
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +78,7 @@ def proxies(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         f"daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log off;\n"
         f"default_type text/html; client_body_temp_path {place}/body; {temporary}\n{servers}}}\n"
     )
-    command = [str(find_nginx()), "-e", "stderr", "-c", str(place / "nginx.conf")]
+    command = [need_program("nginx"), "-e", "stderr", "-c", str(place / "nginx.conf")]
     with (place / "nginx.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
     try:

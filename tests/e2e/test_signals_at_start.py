@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.namespaces import NEEDS_ROOT, FirstProcess
+from tests.support.namespaces import FirstProcess
+from tests.support.requirements import NEEDS_ROOT, needs
 from tests.support.system import READY_SECONDS, System, end, environment, free_ports
 
 WHILE_IT_LOADS = """
@@ -117,6 +118,7 @@ def test_a_first_process_ends_while_it_loads(number: signal.Signals, tmp_path: P
 
 
 @NEEDS_ROOT
+@needs("tini")
 @pytest.mark.parametrize("service", SERVICES)
 def test_it_ends_at_any_moment(service: str, tmp_path: Path) -> None:
     """Below the image's init, within a second, however little of its start is done.

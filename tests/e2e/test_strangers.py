@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import struct
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from solowire.errors import ConnectionEnded
 from solowire.sdk.client import Client
+from tests.support.requirements import need_program
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, open_session, refusal, running
 
 HELLO = {"subscriptions": ["custom.*"]}
@@ -262,9 +262,7 @@ async def test_https_to_the_plain_port_is_told_by_the_sdk(system: System) -> Non
 @pytest.fixture
 def nginx(system: System, tmp_path: Path) -> Iterator[int]:
     """The port of Debian's nginx in front of the gateway, configured as little as it can be."""
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(program).exists():
-        pytest.skip("nginx is missing: .ci/system-packages installs it")
+    program = need_program("nginx")
     port = free_ports(1)
     upgrade = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
     (tmp_path / "nginx.conf").write_text(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,21 +17,12 @@ import pytest
 
 from solowire.sdk.client import Client
 from tests.support.bind_servers import ZONE, BindServer
-from tests.support.named_process import find
 from tests.support.system import System, free_ports, running
 from tests.support.zones_harness import CHANGES
 
 UPDATES = 300
 
 TOLD = [*CHANGES, "zone_updated", "zone_created", "zone_deleted", "bulk_started", "record_changes", "bulk_completed"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs() -> None:
-    missing = [program for program in ("named", "nsupdate", "rndc", "dig") if find(program) is None]
-    if missing and os.geteuid() != 0:
-        pytest.skip(f"{missing} not installed: apt-get install bind9 bind9-dnsutils")
-    assert not missing, "apt-get install bind9 bind9-dnsutils"
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import ssl
 import subprocess
@@ -20,6 +19,7 @@ import yaml
 
 from tests.helm.alert_cases import CASES, AlertCase, Series
 from tests.support.certificates import make_certificate
+from tests.support.requirements import need_program
 from tests.support.system import ANSWER_SECONDS, System, end, free_ports, ready, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,13 +33,6 @@ LABELS = re.compile(r"\b(?:by|on|without|ignoring) \(([\w, ]+)\)|([a-z]\w*)(?:=|
 SCRAPED = {"namespace", "job", "instance", "le", "alertname", "severity", "alertstate"}
 """Labels that Prometheus gives, and those of its own series."""
 SUFFIXES = ("_bucket", "_count", "_sum")
-
-
-def need_tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is missing: .ci/system-packages installs it")
-    return found
 
 
 def read_rules() -> list[dict[str, Any]]:
@@ -67,7 +60,7 @@ def read_queries() -> list[str]:
 def test_promtool_takes_the_rules() -> None:
     """Syntax, names and the templates of all texts are right."""
     done = subprocess.run(
-        [need_tool("promtool"), "check", "rules", "--lint-fatal", str(RULES)],
+        [need_program("promtool"), "check", "rules", "--lint-fatal", str(RULES)],
         capture_output=True,
         check=False,
         timeout=30,
@@ -117,7 +110,7 @@ def test_each_alert_fires_when_it_should_and_not_when_it_should_not(tmp_path: Pa
     # JSON is YAML.
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "30s", "tests": tests}))
     done = subprocess.run(
-        [need_tool("promtool"), "test", "rules", str(file)], capture_output=True, check=False, timeout=60, text=True
+        [need_program("promtool"), "test", "rules", str(file)], capture_output=True, check=False, timeout=60, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -186,7 +179,7 @@ class Watched(NamedTuple):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    need_tool("prometheus")
+    need_program("prometheus")
     place = tmp_path_factory.mktemp("watched")
     first = free_ports(5)
     ports = {"shard-0": first, "shard-1": first + 1, "router": first + 2, "source": first + 4}
@@ -244,7 +237,7 @@ def start_prometheus(place: Path, port: int) -> subprocess.Popen[str]:
     with (place / "prometheus.log").open("w") as log:
         return subprocess.Popen(
             [
-                need_tool("prometheus"),
+                need_program("prometheus"),
                 f"--config.file={place}/prometheus.yml",
                 f"--storage.tsdb.path={place}/tsdb",
                 f"--web.listen-address=127.0.0.1:{port}",

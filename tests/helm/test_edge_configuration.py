@@ -18,13 +18,14 @@ from tests.helm.cases import CASES
 from tests.support.certificates import make_certificate
 from tests.support.chart import find, render
 from tests.support.edge_system import NGINX, start_nginx
+from tests.support.requirements import needs
 from tests.support.system import ANSWER_SECONDS, end, free_ports, has_ipv6
 
 OWN_TLS = {"expose": {"type": "loadBalancer"}}
 PROXY = {"expose": {"type": "loadBalancer", "loadBalancer": {"proxyProtocol": True}}, "tls": {"enabled": False}}
 BEHIND_PROXIES = {"edge": {"trustedProxies": ["127.0.0.0/8"]}}
 
-pytestmark = pytest.mark.skipif(not Path(NGINX).exists(), reason="needs nginx: .ci/system-packages installs it")
+pytestmark = needs("nginx")
 
 
 def localize(values: dict[str, Any], place: Path, gateway_port: int = 9) -> tuple[str, int]:

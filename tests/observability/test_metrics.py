@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ import pytest
 from solowire.algorithms.histogram import BOUNDS, Histogram
 from solowire.observability.metrics import Distribution, LabelledSample, Metrics, MultiLabelledSample, Sample
 from solowire.observability.stats_summary import MOST_VALUES
+from tests.support.requirements import need_program
 
 
 def samples() -> Iterator[Sample]:
@@ -27,9 +27,7 @@ def samples() -> Iterator[Sample]:
 
 def test_promtool_finds_nothing_to_say() -> None:
     """Counters, gauges, labels and histograms are as Prometheus wants them."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is missing: .ci/system-packages installs it")
+    promtool = need_program("promtool")
     for labels in (None, {"shard": "0"}):
         text = Metrics("shard", samples, labels).render()
         done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=30)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.namespaces import NEEDS_ROOT, OUTSIDER, FirstProcess, as_container, with_python
+from tests.support.namespaces import OUTSIDER, FirstProcess, as_container, with_python
+from tests.support.requirements import NEEDS_ROOT, needs
 from tests.support.system import System, ready, sign
 from tests.support.wheel import ROOT, run
 
-pytestmark = NEEDS_ROOT
+pytestmark = [NEEDS_ROOT, needs("tini")]
 SECRET = "the secret of the test of the image"
 
 

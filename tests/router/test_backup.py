@@ -20,6 +20,7 @@ from solowire.router.log.earlier_epochs import MOST_EPOCHS, encode_epochs, load_
 from solowire.router.log.sqlite_journal import SqliteJournal
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.settings import Settings
+from tests.support.requirements import NEEDS_ROOT
 
 NOW = 1_790_000_000.0
 
@@ -193,7 +194,7 @@ def test_nothing_is_restored_into_the_backup_itself(made: Path) -> None:
     assert {path.name for path in made.iterdir()} == {"backup.json", "journal.sqlite3", "secret"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+@NEEDS_ROOT
 def test_what_root_restores_belongs_to_whose_directory_it_is(tmp_path: Path, made: Path) -> None:
     """A service of that user starts on it: with files of root's it could not."""
     new = tmp_path / "new"

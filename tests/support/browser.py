@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -15,13 +14,11 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.requirements import need_program
+
 START_S = 60.0
 ANSWER_S = 60.0
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-
-
-def find_browser() -> str | None:
-    return shutil.which("chromium")
 
 
 class Browser:
@@ -59,11 +56,9 @@ class Browser:
             self._process.wait(30)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        program = find_browser()
-        assert program is not None, "chromium is not installed: apt-get install chromium"
         options = [f"--user-data-dir={self._profile}", "--remote-debugging-port=0", "--no-proxy-server"]
         with self._output.open("wb") as output:
-            command = [program, *_FLAGS, *options, "about:blank"]
+            command = [need_program("chromium"), *_FLAGS, *options, "about:blank"]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     async def open_tab(self, url: str) -> Tab:

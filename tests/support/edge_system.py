@@ -20,9 +20,10 @@ import httpx
 
 from tests.support.certificates import make_certificate
 from tests.support.chart import SECRETS, find, find_workload, merge, read_environment, render
+from tests.support.requirements import find_program
 from tests.support.system import ANSWER_SECONDS, System, end, environment, ready
 
-NGINX = "/usr/sbin/nginx"
+NGINX = find_program("nginx") or "nginx"
 WS_PORT, API_PORT, HTTP_PORT, HTTPS_PORT, HEALTH_PORT, GATEWAY_PORT = 8001, 9000, 8080, 8443, 8081, 8000
 PLACES = {"router": 1, "shard": 2, "gateway": 10, "edge": 20}
 """The last byte of the address of a role's first pod."""

@@ -5,7 +5,6 @@ The classes of its kinds write the configuration, and say by which question it i
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,22 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin")
+from tests.support.requirements import need_program
+
 START_S = 30.0
-
-
-def find(program: str) -> str | None:
-    """Where a program is; Debian's sbin isn't in everyone's PATH."""
-    return shutil.which(program) or shutil.which(program, path=":".join(_PLACES))
 
 
 def run_program(
     program: str, *arguments: str, text: str = "", timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Runs one of BIND's programs to its end. text: on its standard input."""
-    path = find(program)
-    assert path is not None, f"{program} is not installed: apt-get install bind9 bind9-dnsutils"
-    command = [path, *arguments]
+    command = [need_program(program), *arguments]
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -65,8 +58,7 @@ class NamedProcess:
 
     def try_start(self, timeout_s: float) -> bool:
         """Starts it; returns whether it answers in time."""
-        program = find("named")
-        assert program is not None, "named is not installed: apt-get install bind9"
+        program = need_program("named")
         with self.output.open("ab") as output:
             command = [program, "-f", "-n", "1", "-c", str(self.conf)]
             self._process = subprocess.Popen(command, cwd=self.dir, stdout=output, stderr=output)

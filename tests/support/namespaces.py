@@ -11,14 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from tests.support.system import READY_SECONDS, environment
 
 OUTSIDER = 10001
 """The user and group of a container of ours (Containerfile)."""
-
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root's rights")
 
 _WITH_PYTHON = """
 set -e

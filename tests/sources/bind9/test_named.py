@@ -22,23 +22,11 @@ from solowire.sdk.publisher import PublisherStats
 from solowire.sources.bind9.queries.query_log import Query, parse_query
 from solowire.sources.files.file_follower import FileFollower
 from tests.support.named import KEY_NAME, READY, ZONES, Named
-from tests.support.named_process import find
 from tests.support.query_log_agent import run_bind9
 from tests.support.query_logs import copytruncate, until
 from tests.support.system import has_ipv6
 
 MOST_WAITING = 64
-
-
-@pytest.fixture(autouse=True)
-def _bind9() -> None:
-    missing = [program for program in ("named", "dig") if find(program) is None]
-    if not missing:
-        return
-    reason = f"{' and '.join(missing)} not installed: apt-get install bind9 bind9-dnsutils"
-    if os.geteuid() != 0:
-        pytest.skip(f"{reason} (not run as root, so it can't be expected here)")
-    pytest.fail(reason)
 
 
 class Seen:

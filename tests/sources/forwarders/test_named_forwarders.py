@@ -16,7 +16,7 @@ from solowire.sources.forwarders.forwarder_list import (
     read_named_conf,
 )
 from solowire.sources.forwarders.named_forwarders import read_forwarders
-from tests.support.named_process import find
+from tests.support.requirements import need_program
 
 PRINTED = """
 options {
@@ -93,7 +93,7 @@ def test_any_text_gives_forwarders_or_an_error(text: str) -> None:
 
 async def test_a_real_configuration_is_read(tmp_path: Path) -> None:
     """By named-checkconf, with what it includes; its faults are told with their place."""
-    assert find("named-checkconf") is not None, "named-checkconf is not installed: apt-get install bind9"
+    need_program("named-checkconf")
     included = tmp_path / "forwarders.conf"
     included.write_text("forwarders { 192.0.2.1; 192.0.2.2 port 5353; };\n")
     conf = tmp_path / "named.conf"
