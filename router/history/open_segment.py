@@ -28,7 +28,7 @@ class OpenSegment:
     """The newest segment of the index, which still grows.
 
     start: behind which offset it begins; places are counted from there, from 0. unindexed: attributes left out.
-    bytes: what it takes, nearly.
+    byte_count: what it takes, nearly.
     """
 
     def __init__(self, start: int, unindexed: frozenset[str] = frozenset()) -> None:

@@ -69,7 +69,7 @@ def describe_left(seconds: float) -> str:
 
 
 class TokenEndWatch:
-    """Tells of the end of a token by and by. tell: called with a sentence."""
+    """Tells of the end of a token by and by. report: called with a sentence."""
 
     def __init__(self, token: str, report: Callable[[str], object]) -> None:
         self._name = blake2b(token.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -121,7 +121,7 @@ class KnownStates:
         return {} if known is None else known.value
 
     def note_host(self, host: str, figures: Mapping[str, Any], offset: int) -> None:
-        """Keeps what was said of a host. said: what an event says of it; what is none of HOST_FIELDS is not kept."""
+        """Keeps what an event says of a host. figures: by their names; what is none of HOST_FIELDS is not kept."""
         kept = {name: figures[name] for name in HOST_FIELDS if name in figures}
         self._hosts.put_state(host, {**self.find_host(host), **kept}, offset, 0)
         self._trim()
