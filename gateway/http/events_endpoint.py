@@ -86,7 +86,7 @@ class EventsEndpoint:
         self._turns = ParserTurns(time.monotonic)
         loop = asyncio.get_running_loop()
         self._sampler = LogSampler(logger, loop.time, loop.call_later)
-        self.criticals = CriticalLimiter(settings.publish, self._report_demoted)
+        self.criticals = CriticalLimiter(settings.publish)
         self._parser = EventParser(
             gateway.tokens.domain.catalog,
             _event_id,
@@ -94,10 +94,6 @@ class EventsEndpoint:
             max_bytes=settings.publish.max_event_bytes,
             is_traced=tracer is not None,
         )
-
-    def _report_demoted(self, user: str, count: int) -> None:
-        hint = "they are taken as high: an operator raises SOLOWIRE_PUBLISH__CRITICAL_RATE"
-        self._sampler.write("warning", "critical_events_demoted", user=user, events=count, hint=hint)
 
     @staticmethod
     def can_handle(scope: Scope) -> bool:
@@ -189,6 +185,9 @@ class EventsEndpoint:
         if room.is_evicted:
             raise self._gateway.publish_limiter.reject_slow(room)
         demoted = self.criticals.demote_excess(identity.user, events, asyncio.get_running_loop().time())
+        if demoted:
+            hint = "they are taken as high: an operator raises SOLOWIRE_PUBLISH__CRITICAL_RATE"
+            self._sampler.write("warning", "critical_events_demoted", user=identity.user, events=demoted, hint=hint)
         traces = trace.list_traces() if trace is not None else []
         return self._gateway.send_events(identity, events, weight, room, traces), count_types(events), demoted
 

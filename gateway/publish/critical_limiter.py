@@ -8,8 +8,6 @@ Whose that are is told in the answer, in the log, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from solowire.algorithms.token_bucket import BucketTable, Rate
@@ -19,17 +17,11 @@ from solowire.runtime.settings.publish_settings import PublishSettings
 
 
 class CriticalLimiter:
-    """Limits the critical events of each publisher. demoted_count: events that were taken as high.
+    """Limits the critical events of each publisher. demoted_count: events that were taken as high."""
 
-    on_demoted(user, count): told of each request with some.
-    """
-
-    def __init__(
-        self, settings: PublishSettings, on_demoted: Callable[[str, int], object] = lambda user, count: None
-    ) -> None:
+    def __init__(self, settings: PublishSettings) -> None:
         self.demoted_count = 0
         self._buckets = BucketTable(Rate(settings.critical_rate, settings.critical_burst), MAX_PUBLISHERS)
-        self._on_demoted = on_demoted
 
     def demote_excess(self, user: str, events: list[Event], now: float) -> int:
         """Makes high what is critical in `events` beyond the publisher's rate, the last first; how many those are."""
@@ -40,7 +32,5 @@ class CriticalLimiter:
         self._buckets.charge_tokens(user, now, kept)
         for place in critical[kept:]:
             events[place] = msgspec.structs.replace(events[place], priority=Priority.high)
-        if demoted := len(critical) - kept:
-            self.demoted_count += demoted
-            self._on_demoted(user, demoted)
-        return demoted
+        self.demoted_count += len(critical) - kept
+        return len(critical) - kept
