@@ -29,10 +29,7 @@ def load_router_keys(settings: Settings) -> RouterKeys | None:
     seeds = _read_seeds(settings)
     if seeds:
         return derive_router_keys(seeds)
-    secret, members = _read_secret_key(settings), _read_keys(settings, "member_keys")
-    if secret is None or not members:
-        raise _make_fault(settings, secret_key=secret, member_keys=members)
-    _check_others(settings, "member_keys", members, secret)
+    secret, members = _read_pairs(settings, "member_keys")
     return RouterKeys(secret, frozenset(members))
 
 
@@ -43,21 +40,23 @@ def load_member_keys(settings: Settings) -> MemberKeys | None:
     seeds = _read_seeds(settings)
     if seeds:
         return derive_member_keys(seeds)
-    secret, routers = _read_secret_key(settings), _read_keys(settings, "router_key")
-    if secret is None or not routers:
-        raise _make_fault(settings, secret_key=secret, router_key=routers)
-    _check_others(settings, "router_key", routers, secret)
+    secret, routers = _read_pairs(settings, "router_key")
     return MemberKeys(secret, tuple(routers))
 
 
-def _make_fault(settings: Settings, **keys: object) -> ConfigError:
-    """Names the keys that are missing. keys: by the names of their settings, found or not."""
-    missing = " and ".join(to_variable(("curve", name)) for name, found in keys.items() if not found)
-    seed = to_variable(("curve", "seed"))
-    return ConfigError(
-        f"{settings.name_setting('backplane')}: a tcp backplane needs keys; set {missing} (`solowire keys` "
-        f"makes them), or {seed} to the same text for all processes"
-    )
+def _read_pairs(settings: Settings, name: str) -> tuple[str, list[str]]:
+    """This process's secret key, and others' public ones by the name of their setting. Raises ConfigError."""
+    secret, others = _read_secret_key(settings), _read_keys(settings, name)
+    if secret is None or not others:
+        found = {"secret_key": secret, name: others}
+        missing = " and ".join(to_variable(("curve", key)) for key in found if not found[key])
+        seed = to_variable(("curve", "seed"))
+        raise ConfigError(
+            f"{settings.name_setting('backplane')}: a tcp backplane needs keys; set {missing} (`solowire keys` "
+            f"makes them), or {seed} to the same text for all processes"
+        )
+    _check_others(settings, name, others, secret)
+    return secret, others
 
 
 def _check_others(settings: Settings, name: str, keys: list[str], secret: str) -> None:
