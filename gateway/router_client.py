@@ -59,7 +59,7 @@ from solowire.gateway.admission.jitter import jitter_fraction
 from solowire.gateway.admission.reconnect_ramp import ReconnectRamp
 from solowire.gateway.asker import yield_turn
 from solowire.gateway.audit_events import GatewayAudit
-from solowire.gateway.publish.publish_limiter import AGAIN, PublishLimiter, Reservation
+from solowire.gateway.publish.publish_limiter import AGAIN, BYTES_HINT, PublishLimiter, Reservation
 from solowire.model.access import ADMINISTER, PUBLISH, Identity, Role
 from solowire.model.events import Delivery, Event, encode_event, name_state
 from solowire.observability.rejection_log import RejectionLog
@@ -334,8 +334,8 @@ class RouterClient:
         """Returns when the events are in the log. Raises RequestRejected."""
         answer = await self._wait_for_answer(request)
         if isinstance(answer, PublishNack):
-            status = 429 if answer.code == "publish_rate_limited" else 503
-            raise RequestRejected(status, answer.code, answer.message, AGAIN, answer.retry_after)
+            status, hint = (429, BYTES_HINT) if answer.code == "publish_rate_limited" else (503, AGAIN)
+            raise RequestRejected(status, answer.code, answer.message, hint, answer.retry_after)
         published: PublishAck = answer
         return published
 

@@ -32,7 +32,8 @@ MAX_PUBLISHERS = 10_000
 RETRY_SECONDS = 1.0
 AGAIN = "publish it again with the same ids"
 _RAISE_RATE = "an operator raises SOLOWIRE_PUBLISH__RATE"
-RAISE_BYTES = "an operator raises SOLOWIRE_PUBLISH__BYTES_PER_S"
+BYTES_HINT = f"{AGAIN}; an operator raises SOLOWIRE_PUBLISH__BYTES_PER_S"
+"""For who has sent more than that to the log, be it through this gateway or through all."""
 _RAISE_ROOM = "an operator raises SOLOWIRE_PUBLISH__MAX_HELD_REQUESTS and SOLOWIRE_PUBLISH__MAX_HELD_BYTES"
 _RESERVE = 4
 """One part in so many of all room is for those who have less than their share."""
@@ -174,7 +175,9 @@ class PublishLimiter:
         wait = self._byte_buckets.wait_seconds(user, now, size)
         if wait:
             self.rate_limited_count += 1
-            raise reject_bytes(self._bytes_per_s, wait)
+            limit = self._bytes_per_s / 2**20
+            message = f"the log takes {limit:.3g} MiB of events a second from one publisher"
+            raise RequestRejected(429, "publish_rate_limited", message, BYTES_HINT, wait)
 
     def charge_bytes(self, user: str, size: int, now: float) -> None:
         """The publisher has sent so many bytes, which `check_bytes` allowed."""
@@ -271,12 +274,6 @@ class PublishLimiter:
     def _make_overloaded(self, message: str = "more is under way to the log than it can take") -> RequestRejected:
         self.overload_count += 1
         return RequestRejected(503, "overloaded", message, f"{AGAIN}; {_RAISE_ROOM}", RETRY_SECONDS)
-
-
-def reject_bytes(bytes_per_s: float, wait: float) -> RequestRejected:
-    """The answer to one who has sent more bytes than that to the log. wait: seconds."""
-    message = f"the log takes {bytes_per_s / 2**20:.3g} MiB of events a second from one publisher"
-    return RequestRejected(429, "publish_rate_limited", message, f"{AGAIN}; {RAISE_BYTES}", wait)
 
 
 def _is_too_much(wanted: int, together: int, most: int) -> bool:

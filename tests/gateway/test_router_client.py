@@ -12,7 +12,7 @@ import pytest
 
 from solowire.auth.tokens import Tokens
 from solowire.backplane import messages as backplane
-from solowire.backplane.messages import PublishAck, RingState, ShardAddress
+from solowire.backplane.messages import PublishAck, PublishNack, RingState, ShardAddress
 from solowire.backplane.zmq_transport import RouterSocket
 from solowire.domains.dns.dns_domain import DNS
 from solowire.errors import InvalidToken, RequestError, RequestRejected
@@ -148,6 +148,31 @@ async def test_who_waits_when_the_gateway_ends_may_get_the_answer_still(
         assert isinstance(second, RequestRejected)
         assert (second.status, second.code, second.retry_after) == (503, "router_unavailable", 1)
         await ending
+    finally:
+        made.close()
+        hub.close()
+
+
+async def test_who_is_refused_by_the_router_for_his_rate_hears_the_way_out(tmp_path: Path) -> None:
+    """Over all gateways as at one of them: 429, when to try again, and which setting it is."""
+    hub = RouterSocket(f"ipc://{tmp_path}/r", lambda peer, raw: hub.send(peer, backplane.encode(RING)))
+    tokens = Tokens("s" * 32, ROLES, domain=DNS)
+    intake = PublishLimiter(PublishSettings())
+    made = RouterClient(f"ipc://{tmp_path}/r", tokens, ROLES, intake, timeout=ANSWER_SECONDS)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not made.is_ready:
+                await asyncio.sleep(0.005)
+        publisher = tokens.identify(tokens.sign_token("pub", "publisher", now=time.time(), ttl=60), time.time())
+        event = Event("id", "custom.x", b"{}", Priority.normal, Delivery.durable, "2026-01-01T00:00:00Z")
+        number = made.send_events(publisher, [event], 1, intake.reserve("pub", 0.0), [])
+        waiting = asyncio.ensure_future(made.wait_for_ack(number))
+        await asyncio.sleep(0)
+        made._on_message(PublishNack(number, "publish_rate_limited", "too many bytes", 0.5))
+        with pytest.raises(RequestRejected) as refused:
+            await waiting
+        assert (refused.value.status, refused.value.retry_after) == (429, 0.5)
+        assert "SOLOWIRE_PUBLISH__BYTES_PER_S" in refused.value.hint
     finally:
         made.close()
         hub.close()
