@@ -177,18 +177,15 @@ class KnownIds:
         """Forgets what is older than the window, and what is over MAX_IDS."""
         requests = self._requests
         while requests and (not requests[0].keys or requests[0].at < now - self._window):
-            oldest = requests.popleft()
-            if oldest.keys:
-                self._forget_oldest(oldest.publisher)
-            else:
-                self._empty_count -= 1
+            if requests[0].keys:
+                self._forget_oldest(requests[0].publisher)
+            requests.popleft()
+            self._empty_count -= 1
         while len(self._places) > MAX_IDS and self._by_publisher:
             most = max(self._by_publisher, key=lambda name: self._by_publisher[name].count)
             fair = MAX_IDS / len(self._by_publisher)
-            self._empty_count += 1
             self._forget_oldest(most)
             while len(self._places) > MAX_IDS and (own := self._by_publisher.get(most)) and own.count > fair:
-                self._empty_count += 1
                 self._forget_oldest(most)
         if self._empty_count > SPARE + len(requests) // 2:
             self._requests = deque(request for request in requests if request.keys)
@@ -203,6 +200,7 @@ class KnownIds:
             del self._by_publisher[publisher]
         self._drop_places(request.keys, 0, request.last_offset)
         request.keys = []
+        self._empty_count += 1
 
     def _drop_places(self, keys: list[IdKey], after: int, upto: int) -> None:
         """Forgets where these are behind `after` and up to `upto`: of another publisher one may stand elsewhere."""
