@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from solowire.algorithms.hosts import is_address, is_loopback
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane import messages as backplane
 from solowire.backplane.messages import RouterMessage, ShardAddress, ShardStats
@@ -42,7 +43,6 @@ from solowire.runtime.identity import make_first_secret
 from solowire.runtime.machine import identify_machine
 from solowire.runtime.owned_files import OWNED
 from solowire.runtime.settings import Settings
-from solowire.runtime.settings.hosts import is_address, is_loopback
 from solowire.runtime.settings.limits_settings import LimitsSettings
 
 logger = structlog.get_logger("solowire.router")

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from solowire.algorithms.accept_limiter import AcceptLimiter
+from solowire.algorithms.hosts import is_wildcard
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.algorithms.token_bucket import Rate
 from solowire.auth.failed_auth_limiter import FailedAuthLimiter
@@ -73,7 +74,6 @@ from solowire.runtime.old_frontends import make_dialect_requests
 from solowire.runtime.roles import load_roles
 from solowire.runtime.server_certificate import ServerCertificate, open_certificate
 from solowire.runtime.settings import Settings
-from solowire.runtime.settings.hosts import is_wildcard
 from solowire.runtime.tls_port import TlsPort
 from solowire.workers.app import HttpApi
 from solowire.workers.clock import Clock

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from solowire.algorithms.hosts import is_loopback
 from solowire.errors import ConfigError
 
 MAX_SECRETS = 8
@@ -27,16 +27,12 @@ def check_place(place: str) -> None:
         is_good = False
     if not is_good:
         raise ConfigError(f"jwks must be the URL of a JWK set, or a file's path (got {place!r})")
-    if parts.scheme == "http" and not is_loopback(place):
+    if parts.scheme == "http" and not is_local_url(place):
         raise ConfigError(
             "jwks must be https://, but for this machine's own addresses: keys must not be changed on their way"
         )
 
 
-def is_loopback(place: str) -> bool:
-    """Whether a URL leads to this machine."""
-    host = urlsplit(place).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+def is_local_url(place: str) -> bool:
+    """Whether it leads to this machine."""
+    return is_loopback(urlsplit(place).hostname or "")

@@ -22,7 +22,7 @@ import structlog
 
 from solowire.algorithms.backoff import Backoff
 from solowire.algorithms.warning_pace import WarningPace
-from solowire.auth.key_places import is_loopback, is_url
+from solowire.auth.key_places import is_local_url, is_url
 from solowire.auth.keys import PublicKeys, parse_key_set
 from solowire.errors import RequestRejected, UnknownKey
 from solowire.model.access import Identity
@@ -196,7 +196,7 @@ class KeySource:
             self._client = await asyncio.to_thread(
                 httpx.AsyncClient,
                 timeout=FETCH_SECONDS,
-                trust_env=not is_loopback(self._place),
+                trust_env=not is_local_url(self._place),
                 follow_redirects=False,
             )
         pieces, size = [], 0

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from solowire.algorithms.hosts import bracket_host
+
 
 class Endpoint(NamedTuple):
     """An address and a port, as ZeroMQ has them: `tcp://10.0.0.5:7400`, `tcp://[fd00::5]:7400`."""
@@ -66,10 +68,7 @@ def find_endpoints(host: str, port: int, flags: int = 0) -> list[Endpoint]:
     """All addresses of a host, in the system's order. Waits for the name server. Raises OSError, UnicodeError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     endpoints = [
-        Endpoint(
-            f"tcp://[{address[0]}]:{port}" if family == socket.AF_INET6 else f"tcp://{address[0]}:{port}",
-            family == socket.AF_INET6,
-        )
+        Endpoint(f"tcp://{bracket_host(str(address[0]))}:{port}", family == socket.AF_INET6)
         for family, _, _, _, address in found
     ]
     return list(dict.fromkeys(endpoints))

@@ -24,6 +24,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from solowire.algorithms.histogram import BUCKETS
+from solowire.algorithms.hosts import bracket_host
 from solowire.errors import BackplaneError
 
 VERSION = 8
@@ -64,8 +65,8 @@ class ShardAddress(_BackplaneMessage):
 
     @property
     def bracketed_host(self) -> str:
-        """The host as a URL has it (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
-        return f"[{self.host}]" if ":" in self.host else self.host
+        """The host as a URL has it."""
+        return bracket_host(self.host)
 
     @property
     def authority(self) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import structlog
 import zmq
 
+from solowire.algorithms.hosts import split_endpoint
 from solowire.algorithms.log_sampler import LogSampler
 from solowire.backplane.connection_monitor import CONNECTED, DENIED, DISCONNECTED, FAILED, ConnectionMonitor
 from solowire.backplane.curve_gate import CurveGate
@@ -176,7 +177,7 @@ class RouterSocket(_Socket):
 
     def _bind_tcp(self, endpoint: str) -> None:
         """ZeroMQ listens on addresses alone: a name is looked up here. Raises OSError, ZMQError."""
-        found = find_endpoints(*_split(endpoint))[0]
+        found = find_endpoints(*split_endpoint(endpoint))[0]
         self._socket.set(zmq.IPV6, int(found.is_ipv6))
         self._socket.bind(found.text)
 
@@ -226,7 +227,7 @@ class PeerSocket(_Socket):
         if not is_tcp:
             self._connect(address)
         else:
-            self._lookup = HostLookup(*_split(address.removeprefix("tcp://")))
+            self._lookup = HostLookup(*split_endpoint(address.removeprefix("tcp://")))
             self._look_for_router()
 
     def send(self, payload: bytes) -> bool:
@@ -335,12 +336,6 @@ class PeerSocket(_Socket):
             self._on_received(b"".join(parts))
         else:
             self._count_dropped(b"router", len(parts))
-
-
-def _split(endpoint: str) -> tuple[str, int]:
-    """Host and port; an IPv6 address without its brackets."""
-    host, _, port = endpoint.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def _cut(payload: bytes) -> list[bytes]:

@@ -27,6 +27,7 @@ import httpx
 import structlog
 
 from solowire.algorithms.backoff import Backoff
+from solowire.algorithms.hosts import bracket_host, find_own_address
 from solowire.cli.notify_socket import NotifySocket
 from solowire.errors import ConfigError
 from solowire.runtime import process
@@ -135,7 +136,7 @@ class Supervisor:
         self._settings = settings
         self._common = ["--config", config] if config is not None else []
         scheme = "http" if settings.listen.tls_certificate_file is None else "https"
-        gateway = f"{_reachable(settings.host)}:{settings.port}"
+        gateway = f"{bracket_host(find_own_address(settings.host))}:{settings.port}"
         self.gateway_url = f"{scheme}://{gateway}"
         self._router = ChildProcess("router", ["router"], None, ROUTER_SHARE)
         self._shards = [
@@ -389,16 +390,3 @@ def _explain_end(status: int | None) -> tuple[str, str]:
 
 def _status(ended: asyncio.subprocess.Process | None) -> int:
     return WRONG_SETTINGS if ended is not None and ended.returncode == WRONG_SETTINGS else 1
-
-
-def _reachable(host: str) -> str:
-    """The address to reach a server at that listens on `host`."""
-    if host in ("0.0.0.0", ""):  # noqa: S104
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    try:
-        socket.inet_pton(socket.AF_INET6, host)
-    except OSError:
-        return host
-    return f"[{host}]"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 
+from solowire.algorithms.hosts import bracket_host
+
 UNIX = "unix:"
 
 
@@ -15,7 +17,7 @@ def api_address(place: tuple[str, int] | Path) -> str:
     if isinstance(place, Path):
         return f"{UNIX}{place}"
     host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracket_host(host)}:{port}"
 
 
 def api_client(address: str, *, timeout: float, scheme: str = "http") -> httpx.AsyncClient:

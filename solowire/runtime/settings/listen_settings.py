@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from solowire.runtime.settings.hosts import check_host, strip_brackets
+from solowire.algorithms.hosts import check_host, strip_brackets
 from solowire.runtime.settings.section import Section, TextList, make_conflict
 
 _ORIGIN = re.compile(  # RFC 6454, section 6.2

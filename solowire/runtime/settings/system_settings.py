@@ -15,20 +15,13 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from solowire.algorithms.hosts import find_own_address, is_loopback, is_wildcard, split_endpoint, strip_brackets
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
 from solowire.runtime.settings.curve_settings import CurveSettings
 from solowire.runtime.settings.gateway_settings import GatewaySettings
 from solowire.runtime.settings.history_settings import HistorySettings
-from solowire.runtime.settings.hosts import (
-    LOOPBACK_FAULT,
-    WILDCARD_FAULT,
-    is_loopback,
-    is_wildcard,
-    split_endpoint,
-    strip_brackets,
-)
 from solowire.runtime.settings.legacy_settings import LegacySettings
 from solowire.runtime.settings.limits_settings import LimitsSettings
 from solowire.runtime.settings.listen_settings import ListenSettings
@@ -276,13 +269,13 @@ class Settings(LegacySettings):
         if self.listen.advertised_host is not None:
             return self.listen.advertised_host
         if not self.is_networked:  # all are on this machine
-            return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+            return find_own_address(self.host)
         router, _ = split_endpoint(self.backplane_address.removeprefix("tcp://"))
         fault = ""
         if is_wildcard(self.host):
-            fault = WILDCARD_FAULT
+            fault = "stands for all addresses of this machine, and the other hosts need one of them"
         elif is_loopback(self.host) and not is_loopback(router):
-            fault = LOOPBACK_FAULT
+            fault = "can't be reached from other hosts"
         if fault:
             setting = f"{PREFIX}LISTEN__ADVERTISED_HOST"
             raise ConfigError(f"{self.name_setting('host')}: {self.host} {fault}; set {setting} to the one that can be")

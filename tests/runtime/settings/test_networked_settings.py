@@ -1,4 +1,4 @@
-"""Hosts and endpoints as they are written, and which address others are told."""
+"""The addresses that a process of a system on several hosts listens on, and those that others are told."""
 
 from __future__ import annotations
 
@@ -8,38 +8,8 @@ import pytest
 
 from solowire.errors import ConfigError
 from solowire.runtime.settings import load
-from solowire.runtime.settings.hosts import is_loopback, is_wildcard, split_endpoint
 
 TCP = "tcp://router.example:7400"
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("10.0.0.5:7400", ("10.0.0.5", 7400)),
-        ("router.example:1", ("router.example", 1)),
-        ("[fd00::5]:65535", ("fd00::5", 65535)),
-        ("[::]:7400", ("::", 7400)),
-    ],
-)
-def test_endpoints(text: str, parts: tuple[str, int]) -> None:
-    """An IPv6 address stands in brackets, which are no part of it."""
-    assert split_endpoint(text) == parts
-
-
-@pytest.mark.parametrize(
-    "text", ["", "h", "h:", ":1", "h:0", "h:65536", "h:x", "h:+1", "::1:7400", "[::1]", "[h]:1", "a b:1"]
-)
-def test_what_is_no_endpoint(text: str) -> None:
-    """Each is refused with how it is written."""
-    with pytest.raises(ValueError, match=r"write|brackets|must be"):
-        split_endpoint(text)
-
-
-def test_what_stands_for_all_addresses_and_for_the_machine_itself() -> None:
-    """By address, in each spelling; a name is only what it says."""
-    assert [is_wildcard(h) for h in ("", "0.0.0.0", "::", "0::0", "10.0.0.5", "h")] == [True] * 4 + [False] * 2
-    assert [is_loopback(h) for h in ("127.0.0.9", "::1", "localhost", "10.0.0.5", "h")] == [True] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize(

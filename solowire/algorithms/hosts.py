@@ -1,4 +1,4 @@
-"""Hosts, as they are written in settings: addresses, names, and TCP endpoints made of one and a port."""
+"""Hosts, as they are written: addresses and names, by themselves, with a port, and in URLs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 _NAME = re.compile(r"[^\s/@?#:\[\]]+")
 _PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
 
-WILDCARD_FAULT = "stands for all addresses of this machine, and the other hosts need one of them"
-LOOPBACK_FAULT = "can't be reached from other hosts"
-
 
 def strip_brackets(text: str) -> str:
     """An IPv6 address that is written as in a URL without its brackets; anything else as it is."""
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def bracket_host(host: str) -> str:
+    """A host as a URL has it (RFC 3986, section 3.2): an IPv6 address stands in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def check_host(text: str) -> str:
@@ -25,7 +27,7 @@ def check_host(text: str) -> str:
             ip_address(bare)
         except ValueError:
             bare = ""
-    elif bare is not text or not _NAME.fullmatch(text):
+    elif bare != text or not _NAME.fullmatch(text):
         bare = ""
     if not bare:
         raise ValueError("it must be an address or a name, without a scheme and a port")
@@ -46,6 +48,13 @@ def is_wildcard(host: str) -> bool:
     """Whether it stands for all addresses of a machine."""
     address = _parse(host)
     return host == "" or (address is not None and address.is_unspecified)
+
+
+def find_own_address(host: str) -> str:
+    """Under which address this machine reaches a server of its own that listens on `host`."""
+    if not is_wildcard(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
 
 
 def is_loopback(host: str) -> bool:
