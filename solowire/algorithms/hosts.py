@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 _NAME = re.compile(r"[^\s/@?#:\[\]]+")
 _PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
@@ -42,6 +43,15 @@ def split_endpoint(text: str) -> tuple[str, int]:
     if ":" in host and not host.startswith("["):
         raise ValueError("an IPv6 address stands in brackets: tcp://[fd00::5]:7400")
     return check_host(host), int(port)
+
+
+def is_http_url(text: str) -> bool:
+    """Whether it is a URL of HTTP with a host, and with a port from 1 on if it has any."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def is_wildcard(host: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from solowire.algorithms.hosts import is_loopback
+from solowire.algorithms.hosts import is_http_url, is_loopback
 from solowire.errors import ConfigError
 
 MAX_SECRETS = 8
@@ -20,14 +20,9 @@ def check_place(place: str) -> None:
     """Raises ConfigError for where no keys can come from, or may not: who can change them on their way is anybody."""
     if not is_url(place):
         return
-    try:
-        parts = urlsplit(place)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
+    if not is_http_url(place):
         raise ConfigError(f"jwks must be the URL of a JWK set, or a file's path (got {place!r})")
-    if parts.scheme == "http" and not is_local_url(place):
+    if urlsplit(place).scheme == "http" and not is_local_url(place):
         raise ConfigError(
             "jwks must be https://, but for this machine's own addresses: keys must not be changed on their way"
         )

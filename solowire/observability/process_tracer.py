@@ -7,8 +7,8 @@ one sentence at the start, and never silence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
+from solowire.algorithms.hosts import is_http_url
 from solowire.errors import ConfigError
 from solowire.observability.exporter_variables import check_exporter
 from solowire.observability.tracer import Tracer, TracerSettings
@@ -39,7 +39,9 @@ def read_tracer_settings(environment: Mapping[str, str]) -> TracerSettings | Non
         raise ConfigError(f"OTEL_SDK_DISABLED: {disabled!r} is neither true nor false")
     if exporter != "otlp":
         raise ConfigError(f"OTEL_TRACES_EXPORTER: {exporter!r} is not known here; there are otlp and none")
-    _check_endpoint(name, environment[name].strip())
+    url = environment[name].strip()
+    if not is_http_url(url):
+        raise ConfigError(f"{name}: {url!r} is no URL of a collector, such as http://127.0.0.1:4318")
     for protocol in _PROTOCOLS:
         if environment.get(protocol, "").strip() not in ("", "http/protobuf"):
             raise ConfigError(
@@ -48,16 +50,6 @@ def read_tracer_settings(environment: Mapping[str, str]) -> TracerSettings | Non
             )
     check_exporter(environment)
     return _read_sampler(environment)
-
-
-def _check_endpoint(name: str, url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise ConfigError(f"{name}: {url!r} is no URL of a collector, such as http://127.0.0.1:4318")
 
 
 def _read_sampler(environment: Mapping[str, str]) -> TracerSettings:

@@ -13,6 +13,8 @@ from inspect import iscoroutinefunction
 from typing import Any
 from urllib.parse import urlsplit
 
+from solowire.algorithms.hosts import is_http_url
+
 MAX_DEPTH = 64
 """Levels of objects and arrays in an event's data that the gateway takes, the event not counted."""
 
@@ -27,12 +29,8 @@ def check_url(url: object) -> str:
     """The gateway's URL without a slash at its end. Raises TypeError, ValueError."""
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, not {_kind(url)}")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
+    parts = urlsplit(url) if is_http_url(url) else None
+    if parts is None or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
         raise ValueError(f"url must begin with http:// or https:// and a host, without a query, not {url!r}")
     if "@" in parts.netloc:  # HTTP would send it in the token's place, and errors would show it
         raise ValueError("url must hold no user name or password: what says who you are is `token`")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from solowire.algorithms.hosts import bracket_host, find_own_address, is_loopback, is_wildcard, split_endpoint
+from solowire.algorithms.hosts import (
+    bracket_host,
+    find_own_address,
+    is_http_url,
+    is_loopback,
+    is_wildcard,
+    split_endpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +58,22 @@ def test_what_stands_for_all_addresses_and_for_the_machine_itself() -> None:
 def test_where_a_server_of_this_machine_is_reached(host: str, shown: str) -> None:
     """One that listens on all addresses under the loopback one; as a URL has it."""
     assert bracket_host(find_own_address(host)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("http://h", True),
+        ("https://[fd00::5]:8000/x?y", True),
+        ("ftp://h", False),
+        ("http://", False),
+        ("http://h:0", False),
+        ("http://h:x", False),
+        ("http://[fd00::x]", False),
+        ("h:80", False),
+        ("", False),
+    ],
+)
+def test_urls_of_http(text: str, is_one: bool) -> None:
+    """With a host, and a port that can be connected to; what can't be read is none."""
+    assert is_http_url(text) is is_one

@@ -10,12 +10,18 @@ from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from solowire.algorithms.hosts import find_own_address, is_loopback, is_wildcard, split_endpoint, strip_brackets
+from solowire.algorithms.hosts import (
+    find_own_address,
+    is_http_url,
+    is_loopback,
+    is_wildcard,
+    split_endpoint,
+    strip_brackets,
+)
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
 from solowire.runtime.settings.auth_settings import AuthSettings
@@ -174,12 +180,7 @@ class Settings(LegacySettings):
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_good = False
-        if not is_good:
+        if not is_http_url(value):
             raise ValueError("it must be one of http:// or https://, with a host")
         return value
 
