@@ -121,6 +121,7 @@ async def _open_beside(settings: Settings, stop: asyncio.Event) -> Journal | Non
     try:
         while not (await asyncio.wait(ends, timeout=OPENING_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
             hint = "publishers and clients wait for it; a file that was not closed in order is read as a whole"
+            process.extend_start()
             logger.info("journal_opening", step=step, waited_s=round(loop.time() - began), hint=hint)
     finally:
         stopped.cancel()

@@ -16,7 +16,8 @@ DATAGRAMS_AT_ONCE = 100
 class NotifySocket:
     """The socket to which one child gives its signs of life: a file in the run directory, which only we may enter.
 
-    is_stopping: the child says that a signal has told it to end.
+    is_stopping: the child says that a signal has told it to end. has_extended_start: it has asked for more time until
+    it is ready.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,6 +28,7 @@ class NotifySocket:
         except OSError as error:
             raise ConfigError(f"can't make the socket {path}: {error.strerror or error}") from None
         self.is_stopping = False
+        self.has_extended_start = False
         self._release = OWNED.own(path, self._restore)
 
     def has_notified(self) -> bool:
@@ -37,12 +39,13 @@ class NotifySocket:
                 lines = self._socket.recv(4096).split(b"\n")
                 found = found or b"WATCHDOG=1" in lines or b"READY=1" in lines
                 self.is_stopping = self.is_stopping or b"STOPPING=1" in lines
+                self.has_extended_start |= any(line.startswith(b"EXTEND_TIMEOUT_USEC=") for line in lines)
         return found
 
     def forget(self) -> None:
         """Forgets what was said before, by a process that has ended."""
         self.has_notified()
-        self.is_stopping = False
+        self.is_stopping = self.has_extended_start = False
 
     def close(self) -> None:
         self._release()

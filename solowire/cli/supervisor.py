@@ -157,7 +157,10 @@ class Supervisor:
         return [self._router, *self._shards, self._gateway]
 
     async def start(self) -> None:
-        """Starts everything; returns when all of it is ready. Raises ConfigError, Failed, TimeoutError."""
+        """Starts everything; returns when all of it is ready. Raises ConfigError, Failed, TimeoutError.
+
+        It waits for READY_SECONDS, anew with each child that asks for more time: a router whose journal is large.
+        """
         if self._settings.port == 0:
             raise ConfigError("SOLOWIRE_PORT: `up` needs a port of its own, 0 is for single processes")
         self._check_ports()
@@ -165,12 +168,15 @@ class Supervisor:
         process.on_forced_exit(self.kill)
         for child in self._children:
             await self._spawn(child)
-        async with asyncio.timeout(READY_SECONDS):
+        async with asyncio.timeout(READY_SECONDS) as patience:
             for child in self._children:
                 if child.api is not None:
                     async with api_client(child.api, timeout=2, scheme=child.scheme) as http:
                         while not await self._is_ready(http):
                             self._listen()
+                            if self._take_extension():
+                                process.extend_start()
+                                patience.reschedule(asyncio.get_running_loop().time() + READY_SECONDS)
                             await asyncio.sleep(0.05)
 
     def reload(self, _: Settings) -> None:
@@ -254,6 +260,15 @@ class Supervisor:
             if child.reloads and child.has_begun:  # before, SIGHUP would kill it
                 child.reloads = False
                 _signal(child, signal.SIGHUP)
+
+    def _take_extension(self) -> bool:
+        """Whether a child has asked for more time since the last call."""
+        found = False
+        for child in self._children:
+            if child.notify_socket is not None and child.notify_socket.has_extended_start:
+                child.notify_socket.has_extended_start = False
+                found = True
+        return found
 
     async def _end_child(self, child: ChildProcess, deadline: float) -> None:
         if child.process is None:

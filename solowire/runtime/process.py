@@ -48,11 +48,15 @@ HEARTBEAT_SECONDS = 1.0
 HEARTBEATS_IN_TIME = 3
 """So many beats fall into the time after which a silent process is taken for stuck: two may be lost."""
 
+START_EXTENSION_SECONDS = 60
+"""How much more time a process asks for that is not ready yet, from then on."""
+
 _exit_hooks: list[Callable[[], None]] = []
 _reload_hooks: list[Callable[[Settings], object]] = []
 _last_reload_hooks: list[Callable[[Settings], object]] = []
 _loaders: list[tuple[Callable[[], Settings], Settings]] = []
 _ready_hooks: list[Callable[[], None]] = []
+_extension_hooks: list[Callable[[], None]] = []
 
 
 def new_id() -> str:
@@ -122,6 +126,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     else:
         loop.add_signal_handler(signal.SIGHUP, reload)
     _ready_hooks[:] = [lambda: notifier.send_state("READY=1")]
+    _extension_hooks[:] = [lambda: notifier.send_state(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_SECONDS * 1_000_000}")]
     # Its first step comes when `main` waits for the first time: it has started then.
     beating = loop.create_task(_send_heartbeats(notifier))
     checking = loop.create_task(_check_files(stop))
@@ -138,6 +143,12 @@ def report_ready() -> None:
     """Tells whoever started this process that it serves; once, whatever number of times it is called."""
     while _ready_hooks:
         _ready_hooks.pop()()
+
+
+def extend_start() -> None:
+    """Asks whoever started this process for more time until it is ready. Call it again well before that has passed."""
+    for extend in _extension_hooks:
+        extend()
 
 
 def reload_from(load: Callable[[], Settings], settings: Settings) -> None:

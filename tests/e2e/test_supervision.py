@@ -253,6 +253,41 @@ def test_any_process_gives_signs_of_life_to_systemd(tmp_path: Path, abstract: bo
                 end(process, signal.SIGKILL)
 
 
+SLOW_JOURNAL = """
+import sys, time
+
+if "router" in sys.orig_argv:
+    from solowire.router import server
+    server.OPENING_SECONDS = 0.5
+    open_at_once = server.open_journal
+    def open_slowly(*given):
+        time.sleep({opening_s})
+        return open_at_once(*given)
+    server.open_journal = open_slowly
+elif "up" in sys.orig_argv:
+    from solowire.cli import supervisor
+    supervisor.READY_SECONDS = {patience_s}
+"""
+
+
+def test_a_journal_that_takes_longer_to_open_than_a_start_may_take_is_waited_for(tmp_path: Path) -> None:
+    """By `up`, and by systemd, which is asked for more time: else both would begin it anew, again and again."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_JOURNAL.format(opening_s=12, patience_s=8))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(LATE_SECONDS)
+        system = System(tmp_path / "data", shards=1)
+        system.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(tmp_path)}
+        process = system.spawn("up", "--port", str(system.port), "--shards", "1")
+        try:
+            heard = [systemd.recv(100)]
+            while heard[-1] != b"READY=1":
+                heard.append(systemd.recv(100))
+            assert b"EXTEND_TIMEOUT_USEC=60000000" in heard
+        finally:
+            assert end(process) == 0
+
+
 def test_an_ear_hears_its_child_alone(tmp_path: Path) -> None:
     """Signs of life are counted once; anything else that is sent is no sign of life. Its file goes with it."""
     ear = NotifySocket(tmp_path / "ear")
