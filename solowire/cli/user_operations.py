@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.cli.gateway_requests import GatewayRequests, Token
 from solowire.errors import NAME_IT, ClientError, ConfigError
 from solowire.protocol.user_names import encode_user_name, one_line
@@ -90,15 +91,11 @@ def read_time(text: str, option: str) -> float:
 def _line(revocation: dict[str, Any]) -> str:
     conditions = [f"{name} {revocation[name]}" for name in ("user", "jti") if name in revocation]
     if "issued_before" in revocation:
-        conditions.append(f"issued before {_date(revocation['issued_before'])}")
+        conditions.append(f"issued before {format_unix_time(revocation['issued_before'], 'seconds')}")
     reason = f": {revocation['reason']}" if revocation.get("reason") else ""
-    until = f"until {_date(revocation['until'])}  by {revocation['by']}{reason}"
+    until = f"until {format_unix_time(revocation['until'], 'seconds')}  by {revocation['by']}{reason}"
     line = f"{revocation['id']}  {', '.join(conditions)}  {until}"
     return one_line(line)
-
-
-def _date(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _ask(

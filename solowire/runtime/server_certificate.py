@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 import structlog
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.errors import ConfigError
 from solowire.runtime.settings import Settings
 
@@ -90,7 +90,11 @@ class ServerCertificate:
         is_new, self._loaded = loaded.fingerprint != self._loaded.fingerprint, loaded
         if is_new:
             self._warned_day = None
-            logger.info("certificate_loaded", expires=_write_time(loaded.expires_at), fingerprint=loaded.fingerprint)
+            logger.info(
+                "certificate_loaded",
+                expires=format_unix_time(loaded.expires_at, "seconds"),
+                fingerprint=loaded.fingerprint,
+            )
             self._warn_of_end(now)
         return is_new
 
@@ -101,7 +105,7 @@ class ServerCertificate:
         if left > WARNING_DAYS * DAY_SECONDS or day == self._warned_day:
             return
         self._warned_day = day
-        path, end = str(self._paths[0]), _write_time(self._loaded.expires_at)
+        path, end = str(self._paths[0]), format_unix_time(self._loaded.expires_at, "seconds")
         hint = "put a new one in its place: it is taken up without a restart"
         if left > 0:
             logger.warning("certificate_expires_soon", path=path, expires=end, days=int(left // DAY_SECONDS), hint=hint)
@@ -135,10 +139,13 @@ def load_certificate(certificate: Path, key: Path, now: float) -> LoadedCertific
         ) from None
     begins, ends = first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp()
     if now >= ends:
-        raise ConfigError(f"{certificate}: the certificate has expired, on {_write_time(ends)}; renew it")
+        raise ConfigError(
+            f"{certificate}: the certificate has expired, on {format_unix_time(ends, 'seconds')}; renew it"
+        )
     if now < begins:
         raise ConfigError(
-            f"{certificate}: the certificate is not valid before {_write_time(begins)}; is this machine's clock right?"
+            f"{certificate}: the certificate is not valid before {format_unix_time(begins, 'seconds')}; is this "
+            "machine's clock right?"
         )
     _read_file(key, "key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -198,7 +205,3 @@ def _read_state(paths: tuple[Path, ...]) -> _FileState:
         else:
             found.append((state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size))
     return tuple(found)
-
-
-def _write_time(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+
+from solowire.algorithms.rfc3339 import format_unix_time
 
 _LAST = 253_402_300_799.0  # of the year 9999
 
 
 def format_moment(at: float) -> str:
     """Unix seconds; what is no time of the calendar becomes its first or last."""
-    moment = datetime.fromtimestamp(max(0.0, min(at, _LAST)), UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    return format_unix_time(max(0.0, min(at, _LAST)))
 
 
 def format_now() -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from itertools import count
 from math import inf
 
+from solowire.algorithms.rfc3339 import format_unix_time
 from solowire.algorithms.token_bucket import BucketTable, Rate
 from solowire.algorithms.work_pace import WorkPace
 from solowire.auth.revocations import RevocationTable
@@ -364,10 +364,7 @@ def explain_refusal(message: HistoryResponse, query: HistoryQuery) -> RequestErr
         fault,
         "leave `since` out to begin with the oldest that there is, or ask from a later time on",
     )
-    taken = None
-    if message.oldest_at:
-        taken = datetime.fromtimestamp(message.oldest_at, UTC).isoformat(timespec="milliseconds")
-        taken = taken.replace("+00:00", "Z")
+    taken = format_unix_time(message.oldest_at) if message.oldest_at else None
     oldest = {"position": f"{message.epoch}:{message.start}", "timestamp": taken}
     refusal.members = {"oldest": oldest}
     return refusal
