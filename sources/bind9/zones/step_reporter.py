@@ -26,7 +26,13 @@ from solowire.sources.bind9.zones.observed_change import ChangeObserver, Observe
 from solowire.sources.bind9.zones.update_authors import UpdateAuthor, UpdateAuthors
 from solowire.sources.bind9.zones.zone_change import ChangeTally, RRsetChange, list_added
 from solowire.sources.bind9.zones.zone_identity import StepIdentity
-from solowire.sources.bind9.zones.zone_record import ZoneRecord, decode_owner, format_record, format_type
+from solowire.sources.bind9.zones.zone_record import (
+    ZoneRecord,
+    decode_owner,
+    format_record,
+    format_type,
+    measure_serial_distance,
+)
 
 PROGRESS_S = 0.5
 
@@ -162,7 +168,7 @@ class StepReporter:
     async def _find_author(self, step: ZoneStep, until: float) -> UpdateAuthor | None:
         """The step's author; of a whole zone only where it is one step, as several may have several authors."""
         identity = step.identity
-        if step.is_whole and (identity.serial - identity.serial_before) % 2**32 != 1:
+        if step.is_whole and measure_serial_distance(identity.serial_before, identity.serial) != 1:
             return None
         async for changes in step.read_changes():
             added = {

@@ -24,6 +24,7 @@ from solowire.algorithms.warning_pace import WarningPace
 from solowire.errors import ClientError, SubscriptionDenied
 from solowire.sources.agent.event_outlet import EventOutlet
 from solowire.sources.bind9.zones.zone_identity import ZoneName
+from solowire.sources.bind9.zones.zone_record import measure_serial_distance
 
 WAIT_S = 3.0
 """For which the one who can tell single steps has a start."""
@@ -44,10 +45,13 @@ class ToldSpan(NamedTuple):
 
 def covers_span(spans: Iterable[ToldSpan], serial_before: int, serial: int) -> bool:
     """Whether the steps that were told lead over all serials from one to the other, without a gap."""
-    end = _measure_distance(serial_before, serial)
+    end = measure_serial_distance(serial_before, serial)
     reached = 0
     distances = sorted(
-        (_measure_distance(serial_before, span.serial_before), _measure_distance(serial_before, span.serial))
+        (
+            measure_serial_distance(serial_before, span.serial_before),
+            measure_serial_distance(serial_before, span.serial),
+        )
         for span in spans
     )
     for begin, upto in distances:
@@ -57,11 +61,6 @@ def covers_span(spans: Iterable[ToldSpan], serial_before: int, serial: int) -> b
         if reached >= end:
             return True
     return False
-
-
-def _measure_distance(serial: int, other: int) -> int:
-    """How far `other` is behind `serial` in the circle of serials (RFC 1982); negative if it is before it."""
-    return (other - serial + 2**31) % 2**32 - 2**31
 
 
 class ToldSteps:

@@ -25,7 +25,13 @@ from solowire.sources.bind9.zones.transfer_reader import CurrentSerial, SerialSt
 from solowire.sources.bind9.zones.zone_change import HeldRRsets, RRsetChange, apply_step, list_keys, tally_changes
 from solowire.sources.bind9.zones.zone_client import ZoneClient
 from solowire.sources.bind9.zones.zone_identity import StepIdentity, ZoneEra, begin_era, find_era, make_id
-from solowire.sources.bind9.zones.zone_record import RRsetKey, ZoneRecord, is_serial_before, parse_soa
+from solowire.sources.bind9.zones.zone_record import (
+    RRsetKey,
+    ZoneRecord,
+    is_serial_before,
+    measure_serial_distance,
+    parse_soa,
+)
 from solowire.sources.bind9.zones.zone_store import HeldZone, ZoneStore
 
 AUTHOR_S = 0.3
@@ -200,7 +206,7 @@ class ZoneFollower:
                 is_whole=True,
                 read_changes=read_changes,
             )
-            skips_serials = not is_rollback and (serial - before) % 2**32 > 1
+            skips_serials = measure_serial_distance(before, serial) > 1
             if skips_serials and await self._told_steps.is_told(held.name, before, serial, waits=True):
                 await self._reporter.pass_over_step(step, until=until)
                 log_left_out(held, before, serial, 1)
@@ -285,7 +291,7 @@ class _ZoneSteps:
     async def _is_told(self, before: int, serial: int, newest: int) -> bool:
         """Whether the log has the step, where another source may have told it as a part of a longer one."""
         told_steps, zone = self._follower._told_steps, self._held.name
-        if (serial - before) % 2**32 > 1:
+        if measure_serial_distance(before, serial) > 1:
             return await told_steps.is_told(zone, before, serial, waits=True)
         if self._known_spans is None and serial != newest:
             self._known_spans = await told_steps.read_spans(zone)

@@ -113,9 +113,14 @@ def parse_soa(record: ZoneRecord) -> StartOfAuthority:
     )
 
 
+def measure_serial_distance(serial: int, other: int) -> int:
+    """How far `other` is behind `serial` in the circle of serials (RFC 1982); negative if it is before it."""
+    return (other - serial + 2**31) % 2**32 - 2**31
+
+
 def is_serial_before(serial: int, other: int) -> bool:
-    """Whether one serial comes before another (RFC 1982); half the range apart, neither does."""
-    return serial != other and 0 < (other - serial) % 2**32 < 2**31
+    """Whether one serial comes before another; half the range apart, neither does."""
+    return measure_serial_distance(serial, other) > 0
 
 
 def sort_records(records: Iterable[ZoneRecord]) -> tuple[ZoneRecord, ...]:
