@@ -24,6 +24,7 @@ from solowire.router.log.earlier_epochs import KEY, decode_epochs, encode_epochs
 from solowire.router.log.journal_file import DamagedError, check_file, check_offsets, connect, explain_error
 from solowire.runtime.data_directory import (
     JOURNAL_FILE,
+    SECRET_FILE,
     give_to_owner,
     make_directories,
     read_secret_file,
@@ -32,7 +33,7 @@ from solowire.runtime.data_directory import (
 from solowire.runtime.directory_lock import router_lock
 from solowire.runtime.settings import Settings
 
-MANIFEST_FILE, SECRET_FILE = "backup.json", "secret"
+MANIFEST_FILE = "backup.json"
 FORMAT = 1
 STEP_PAGES = 256
 """1 MB. Between two of them it rests for as long as the last took, so that the router's fsyncs get their turn."""
@@ -75,7 +76,7 @@ def make_backup(settings: Settings, target: Path, rest: Callable[[float], None] 
             _copy_journal(journal, draft / JOURNAL_FILE, rest)
             has_secret = settings.secret is None and (directory / SECRET_FILE).exists()
             if has_secret:
-                write_private(draft / SECRET_FILE, read_secret_file(directory / SECRET_FILE))
+                write_private(draft / SECRET_FILE, _read_secret(directory / SECRET_FILE, read_secret_file))
             manifest = _describe_journal(draft / JOURNAL_FILE, has_secret, format_unix_time(time.time()))
             write_private(draft / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)).decode() + "\n")
             _sync_directory(draft)
@@ -115,7 +116,7 @@ def restore_backup(settings: Settings, backup: Path, epoch: str) -> RestoredJour
             _begin_epoch(draft, manifest, epoch)
             has_secret = manifest.has_secret and not (directory / SECRET_FILE).exists()
             if has_secret:
-                write_private(directory / SECRET_FILE, _read_secret(backup / SECRET_FILE))
+                write_private(directory / SECRET_FILE, _read_secret(backup / SECRET_FILE, Path.read_text))
             give_to_owner(directory)
             _sync_directory(directory)
             draft.rename(journal)  # last of all: a router may start as soon as it is there
@@ -183,10 +184,10 @@ def _begin_epoch(journal: Path, manifest: BackupManifest, epoch: str) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _read_secret(path: Path) -> str:
-    """The secret of a directory as text. Raises OSError, DamagedError."""
+def _read_secret(path: Path, read: Callable[[Path], str]) -> str:
+    """The secret of a directory. Raises OSError, ConfigError, and DamagedError if it is no text."""
     try:
-        return path.read_text()
+        return read(path)
     except UnicodeDecodeError:
         raise DamagedError(f"{path}: it is no text") from None
 

@@ -36,6 +36,7 @@ from solowire.observability.process_tracer import read_tracer_settings
 from solowire.runtime import logging as logs
 from solowire.runtime.data_directory import (
     JOURNAL_FILE,
+    SECRET_FILE,
     TOKEN_FILE,
     make_directories,
     write_private,
@@ -149,7 +150,7 @@ def up(config: Path | None, **options: Any) -> None:
     _, made = load_secret(settings, create=True)
     if made and (settings.data_dir / JOURNAL_FILE).exists():
         hint = "the one that was there is gone: tokens that it signed are refused"
-        structlog.get_logger("solowire.up").warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
+        structlog.get_logger("solowire.up").warning("secret_made", path=str(settings.data_dir / SECRET_FILE), hint=hint)
     domain = load_domain(settings)
     make_tokens(settings, load_roles(settings, domain.catalog), domain, create=False)  # what every child would refuse
     check_certificate(settings, time.time())  # the same

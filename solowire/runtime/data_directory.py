@@ -20,7 +20,8 @@ from solowire.runtime.settings.system_settings import Settings
 
 _OTHERS = 0o077
 JOURNAL_FILE = "journal.sqlite3"
-_OURS = frozenset(["secret", "run", "router.lock", JOURNAL_FILE, "audit", "sources"])
+SECRET_FILE = "secret"  # noqa: S105 - its name
+_OURS = frozenset([SECRET_FILE, "run", "router.lock", JOURNAL_FILE, "audit", "sources"])
 """What makes a directory a data directory."""
 TOKEN_FILE = "administrator.token"  # noqa: S105
 

@@ -14,7 +14,7 @@ from solowire.auth.tokens import Tokens
 from solowire.errors import ConfigError
 from solowire.model.access import Role, is_granted
 from solowire.model.domain import Domain
-from solowire.runtime.data_directory import JOURNAL_FILE
+from solowire.runtime.data_directory import JOURNAL_FILE, SECRET_FILE
 from solowire.runtime.domain_loader import name_scopes
 from solowire.runtime.roles import load_roles
 from solowire.runtime.settings import Settings
@@ -64,7 +64,7 @@ def make_first_secret(settings: Settings) -> None:
 
 def _report_made(settings: Settings) -> None:
     hint = "tokens signed with another are refused: processes with other data directories need this one"
-    logger.warning("secret_made", path=str(settings.data_dir / "secret"), hint=hint)
+    logger.warning("secret_made", path=str(settings.data_dir / SECRET_FILE), hint=hint)
 
 
 def check_identity(settings: Settings, roles: Mapping[str, Role], domain: Domain) -> TokenRules:
@@ -100,7 +100,7 @@ def _is_wider(role: Role, before: Role) -> bool:
 
 
 def _check_secret_not_lost(settings: Settings) -> None:
-    path = settings.need_data_dir() / "secret"
+    path = settings.need_data_dir() / SECRET_FILE
     if settings.secret is not None or path.exists():
         return
     if PARENT in os.environ or (path.parent / JOURNAL_FILE).exists():

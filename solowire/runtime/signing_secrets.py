@@ -10,7 +10,7 @@ import structlog
 
 from solowire.auth.key_places import MAX_SECRETS
 from solowire.errors import ConfigError
-from solowire.runtime.data_directory import make_directories, read_secret_file
+from solowire.runtime.data_directory import SECRET_FILE, make_directories, read_secret_file
 from solowire.runtime.settings.system_settings import PREFIX, SECRET_CHARACTERS, Settings, trim_secret
 
 logger = structlog.get_logger("solowire.settings")
@@ -28,7 +28,7 @@ def load_secrets(settings: Settings, *, create: bool) -> tuple[list[str], bool]:
         if create and settings.data_dir.is_dir():
             make_directories(settings)
     else:
-        found, made = _load_secrets_file(settings.need_data_dir() / "secret", settings, create)
+        found, made = _load_secrets_file(settings.need_data_dir() / SECRET_FILE, settings, create)
     secrets_in_force = list(dict.fromkeys([*found, *accepted]))
     if len(secrets_in_force) > MAX_SECRETS:
         raise ConfigError(f"there are {len(secrets_in_force)} secrets, {MAX_SECRETS} are the most")

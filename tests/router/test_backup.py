@@ -104,6 +104,14 @@ def fail_for_want_of_room(path: Path, text: str) -> None:
     raise OSError(28, os.strerror(28), str(path))
 
 
+def test_a_secret_that_is_no_text_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    """It names the file, and leaves nothing where the backup was to be."""
+    (source / "secret").write_bytes(b"\xff" * 40)
+    with pytest.raises(ConfigError, match=r"no backup was made: .*/secret: it is no text"):
+        make_backup(settings_of(source), tmp_path / "backup")
+    assert [path for path in tmp_path.iterdir() if "backup" in path.name] == []
+
+
 def test_a_secret_of_the_settings_is_not_copied(source: Path, tmp_path: Path) -> None:
     """It is not the file's: to restore that one would refuse all tokens."""
     settings = settings_of(source, "x" * 40)
