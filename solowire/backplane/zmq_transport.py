@@ -317,17 +317,16 @@ class PeerSocket(_Socket):
         return choice
 
     def _on_event(self, event: int) -> None:
-        match event:
-            case _ if event == CONNECTED:
-                self._is_connected, self.failure = True, ""
-                self._worked = self._tried
-                self._attempted.clear()
-            case _ if event == DISCONNECTED:
-                self._is_connected = False
-            case _ if event == DENIED:
-                self.failure = "the router doesn't know this process's key"
-            case _ if event == FAILED:
-                self.failure = "the router has another key than this process knows, or it is no router"
+        if event == CONNECTED:
+            self._is_connected, self.failure = True, ""
+            self._worked = self._tried
+            self._attempted.clear()
+        elif event == DISCONNECTED:
+            self._is_connected = False
+        elif event == DENIED:
+            self.failure = "the router doesn't know this process's key"
+        elif event == FAILED:
+            self.failure = "the router has another key than this process knows, or it is no router"
 
     def _dispatch_parts(self, parts: list[bytes]) -> None:
         if len(parts) == 1:
